@@ -1,0 +1,1 @@
+"""Models, losses, data and measures for visible-infrared person re-identification."""
