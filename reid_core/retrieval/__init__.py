@@ -1,0 +1,6 @@
+"""Retrieval: features to ranked lists to the numbers that papers print."""
+
+from reid_core.retrieval.metrics import rank_metrics
+from reid_core.retrieval.protocols import Result, evaluate
+
+__all__ = ["Result", "evaluate", "rank_metrics"]
