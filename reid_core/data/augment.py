@@ -1,0 +1,96 @@
+"""Augmentation of whole uint8 batches on their device; every decision is made per image."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torchvision.transforms import v2
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, what "L" means to Pillow and torchvision
+
+
+@cache
+def _constants(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    return tuple(torch.tensor(v, device=device).mul(255).view(3, 1, 1) for v in (_MEAN, _STD))
+
+
+def normalise(images: torch.Tensor) -> torch.Tensor:
+    """uint8 ``(B, H, W, 3)`` to float32 ``(B, 3, H, W)``, ImageNet's mean and deviation removed.
+
+    The result is channels-last in memory, because that is how pixels are stored.
+    """
+    mean, std = _constants(images.device)
+    return (images.permute(0, 3, 1, 2).float() - mean) / std
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random crop (after padding with black), flip, grayscale, TrivialAugment (Müller & Hutter,
+    ICCV 2021) and, after normalisation, erasing (Zhong et al., AAAI 2020).
+
+    Random numbers are drawn on the CPU from the generator that is passed, so a seed means the same
+    augmentation on every device.
+    """
+
+    pad: int = 10
+    flip: float = 0.5
+    erase: float = 0.0
+    grayscale: float = 0.0
+    trivial: bool = False
+
+    def __call__(
+        self, images: torch.Tensor, modality: str, random: torch.Generator
+    ) -> torch.Tensor:
+        """uint8 ``(B, H, W, 3)`` to normalised float32 ``(B, 3, H, W)``; ``modality`` decides
+        whether pictures may turn gray (only "visible" ones have colour to lose)."""
+        images = self._crop_and_flip(images, random)
+        if self.trivial:
+            images = _trivial_augment(images, random)
+        if self.grayscale and modality == "visible":
+            images = self._gray(images, random)
+        out = normalise(images)
+        return self._erase(out, random) if self.erase else out
+
+    def _crop_and_flip(self, images: torch.Tensor, random: torch.Generator) -> torch.Tensor:
+        n, height, width, _ = images.shape
+        padded = torch.nn.functional.pad(images, (0, 0, self.pad, self.pad, self.pad, self.pad))
+        offset = torch.randint(2 * self.pad + 1, (n, 2), generator=random)
+        mirrored = torch.rand(n, generator=random) < self.flip
+        columns = torch.arange(width).expand(n, width)
+        columns = torch.where(mirrored[:, None], columns.flip(1), columns) + offset[:, 1:]
+        rows = torch.arange(height) + offset[:, :1]
+        every = torch.arange(n)[:, None, None].to(images.device)
+        return padded[every, rows[:, :, None].to(images.device), columns[:, None].to(images.device)]
+
+    def _gray(self, images: torch.Tensor, random: torch.Generator) -> torch.Tensor:
+        chosen = (torch.rand(len(images), generator=random) < self.grayscale).to(images.device)
+        luma = images.float() @ torch.tensor(_LUMA, device=images.device)
+        gray = luma.round().to(torch.uint8)[..., None]
+        return torch.where(chosen[:, None, None, None], gray, images)
+
+    def _erase(self, images: torch.Tensor, random: torch.Generator) -> torch.Tensor:
+        """Blanks (to the mean, which is zero here) one rectangle of 2 to 40 % of the area and
+        aspect 0.3 to 3.3, as in the paper; a side longer than the image is cut to it."""
+        n, _, height, width = images.shape
+        chosen = torch.rand(n, generator=random) < self.erase
+        area = (0.02 + 0.38 * torch.rand(n, generator=random)) * height * width
+        aspect = 0.3 + 3.0 * torch.rand(n, generator=random)
+        tall = (area * aspect).sqrt().clamp(max=height)
+        wide = (area / aspect).sqrt().clamp(max=width)
+        top = torch.rand(n, generator=random) * (height - tall)
+        left = torch.rand(n, generator=random) * (width - wide)
+        y, x = torch.arange(height) + 0.5, torch.arange(width) + 0.5
+        rows = (y > top[:, None]) & (y < (top + tall)[:, None]) & chosen[:, None]
+        columns = (x > left[:, None]) & (x < (left + wide)[:, None])
+        hole = (rows[:, :, None] & columns[:, None, :]).to(images.device)
+        return images.masked_fill(hole[:, None], 0.0)
+
+
+def _trivial_augment(images: torch.Tensor, random: torch.Generator) -> torch.Tensor:
+    """torchvision decides once per call, so it is called per image; and it draws from the global
+    generator, which is lent this one's numbers meanwhile."""
+    transform = v2.TrivialAugmentWide()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**31, (), generator=random)))
+        return torch.stack([transform(i.permute(2, 0, 1)).permute(1, 2, 0) for i in images])

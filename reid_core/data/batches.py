@@ -1,0 +1,104 @@
+"""Batches of P identities × K pictures × two modalities, drawn reproducibly."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+
+from reid_core.data.augment import Augment
+from reid_core.data.images import PackedImages
+from reid_core.data.index import DatasetError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Row i of both modalities shows the same identity; nothing else may be read from the order."""
+
+    visible: torch.Tensor  # (B, 3, H, W) float32, normalised
+    infrared: torch.Tensor  # (B, 3, H, W)
+    identity: torch.Tensor  # (B,) int64, class numbers 0..n-1
+
+
+class CrossModalSampler:
+    """Draws P identities and K pictures of each in both modalities.
+
+    An epoch's draws depend on ``(seed, epoch)`` alone, so a resumed run sees what an uninterrupted
+    one would have seen. Pictures repeat within a batch only where an identity has fewer than K.
+
+    Parameters
+    ----------
+    index : DataFrame
+        Rows of the training split; their labels are positions in the packed pixels.
+    identities, images : int
+        P and K.
+    steps : int
+        Batches in an epoch; 0 takes as many as the larger modality fills once.
+
+    Attributes
+    ----------
+    classes : list of int
+        The identity of each class number.
+    report : DataFrame
+        ``identity, visible, infrared, handling`` of each identity that lacks a modality (left out)
+        or has fewer than K pictures in one (some repeat).
+
+    Raises
+    ------
+    DatasetError
+        Fewer than P identities are seen in both modalities.
+    """
+
+    def __init__(
+        self, index: pd.DataFrame, identities: int, images: int, seed: int, steps: int = 0
+    ):
+        self.identities, self.images, self.seed = identities, images, seed
+        counts = pd.crosstab(index["identity"], index["modality"])
+        counts = counts.reindex(columns=["visible", "infrared"], fill_value=0)
+        complete = counts[(counts > 0).all(axis=1)]
+        few = counts[(counts < images).any(axis=1)]
+        handling = np.where(few.index.isin(complete.index), "pictures repeat", "left out")
+        self.report = few.assign(handling=handling).reset_index()
+        self.classes = complete.index.tolist()
+        if len(self.classes) < identities:
+            raise DatasetError(
+                f"identities: a batch needs {identities} of them in both modalities, the training "
+                f"split has {len(self.classes)} ({len(few)} incomplete). Lower `identities`."
+            )
+        groups = index.groupby(["identity", "modality"]).groups
+        self._rows = {
+            m: [groups[i, m].to_numpy() for i in self.classes] for m in ("visible", "infrared")
+        }
+        self.steps = steps or max(1, int(complete.sum().max()) // (identities * images))
+
+    def epoch(self, number: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yields ``(visible rows, infrared rows, class numbers)``, each of length P·K."""
+        rng = np.random.default_rng([self.seed, number])
+        for _ in range(self.steps):
+            chosen = rng.permutation(len(self.classes))[: self.identities]
+            visible = [self._draw(rng, "visible", c) for c in chosen]
+            infrared = [self._draw(rng, "infrared", c) for c in chosen]
+            yield np.concatenate(visible), np.concatenate(infrared), chosen.repeat(self.images)
+
+    def _draw(self, rng: np.random.Generator, modality: str, number: int) -> np.ndarray:
+        rows = self._rows[modality][number]
+        return rng.choice(rows, self.images, replace=len(rows) < self.images)
+
+
+def training_batches(
+    pixels: PackedImages,
+    sampler: CrossModalSampler,
+    augment: Augment,
+    epoch: int,
+    device: torch.device,
+) -> Iterator[Batch]:
+    """One epoch of augmented batches on ``device``."""
+    state = np.random.SeedSequence([sampler.seed, epoch]).generate_state(1)
+    random = torch.Generator().manual_seed(int(state[0]))
+    for visible, infrared, identity in sampler.epoch(epoch):
+        yield Batch(
+            visible=augment(pixels.take(visible).to(device), "visible", random),
+            infrared=augment(pixels.take(infrared).to(device), "infrared", random),
+            identity=torch.from_numpy(identity).to(device),
+        )

@@ -1,0 +1,123 @@
+"""ResNet in five stages, the first of them private to each modality, the rest shared.
+
+Stage 0 is conv1, bn1, relu and maxpool; stages 1 to 4 are ``layer1`` to ``layer4``.
+"""
+
+import copy
+from pathlib import Path
+
+import torch
+from torch import nn
+from torchvision import models
+from torchvision.models.resnet import BasicBlock
+
+MODALITIES = ("visible", "infrared")
+BACKBONES = ("resnet10_half", "resnet18", "resnet34", "resnet50")
+
+
+def resnet_stages(name: str, weights: str = "none", last_stride: int = 1) -> nn.ModuleList:
+    """The five stages of a ResNet.
+
+    Parameters
+    ----------
+    name : str
+        One of ``BACKBONES``; "resnet10_half" has one basic block in a stage and half of
+        ResNet-18's channels, a network that learns in minutes on two CPU cores.
+    weights : str
+        "imagenet" (torchvision's; downloaded once), "none" (random), or the path of a file with
+        the state dict of torchvision's network.
+    last_stride : int
+        1 keeps stage 4 at stage 3's resolution, as person re-identification usually does.
+
+    Raises
+    ------
+    ValueError
+        Unknown name; ImageNet weights asked for a network that has none, or that cannot be
+        downloaded; a weights file that does not fit.
+    """
+    if name == "resnet10_half":
+        if weights != "none":
+            raise ValueError(f"weights: found '{weights}', but resnet10_half has none to load.")
+        stages = _half_stages()
+    elif name in BACKBONES:
+        network = getattr(models, name)()
+        if weights != "none":
+            _load(network, name, weights)
+        stem = nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool)
+        layers = (network.layer1, network.layer2, network.layer3, network.layer4)
+        stages = nn.ModuleList([stem, *layers])
+    else:
+        raise ValueError(f"backbone: found '{name}', expected one of {', '.join(BACKBONES)}.")
+    if last_stride == 1:
+        first = stages[4][0]
+        strided = first.conv2 if hasattr(first, "conv3") else first.conv1
+        strided.stride = first.downsample[0].stride = (1, 1)
+    return stages
+
+
+def _half_stages() -> nn.ModuleList:
+    stem = nn.Sequential(
+        nn.Conv2d(3, 32, 7, stride=2, padding=3, bias=False),
+        nn.BatchNorm2d(32),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(3, stride=2, padding=1),
+    )
+    stages = nn.ModuleList([stem, nn.Sequential(BasicBlock(32, 32))])
+    for channels in (32, 64, 128):
+        shortcut = nn.Sequential(
+            nn.Conv2d(channels, 2 * channels, 1, stride=2, bias=False),
+            nn.BatchNorm2d(2 * channels),
+        )
+        stages.append(nn.Sequential(BasicBlock(channels, 2 * channels, 2, shortcut)))
+    for module in stages.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return stages
+
+
+def _load(network: nn.Module, name: str, weights: str) -> None:
+    enum = models.get_model_weights(name).IMAGENET1K_V1
+    if weights == "imagenet":
+        try:
+            state = enum.get_state_dict(progress=False, check_hash=True)
+        except OSError as error:
+            raise ValueError(
+                f"weights: torchvision's {enum} cannot be downloaded ({error}). On a machine with "
+                f"network, fetch {enum.url.rsplit('/', 1)[1]} and name its path instead, or choose "
+                "'none' to train from scratch."
+            ) from None
+    elif Path(weights).is_file():
+        state = torch.load(weights, map_location="cpu", weights_only=True)
+    else:
+        raise ValueError(
+            f"weights: found '{weights}', expected 'imagenet', 'none' or the path of a state dict."
+        )
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"weights: '{weights}' does not fit {name}: {error}") from None
+
+
+class TwoStreamResNet(nn.Module):
+    """Stages below ``share_from`` exist once per modality, those from it on once.
+
+    ``share_from`` 0 is a one-stream network, 1 the usual two-stream one, 5 shares nothing.
+    """
+
+    def __init__(self, name: str, weights: str = "none", share_from: int = 1, last_stride: int = 1):
+        super().__init__()
+        if not 0 <= share_from <= 5:
+            raise ValueError(f"share_from: found {share_from}, expected a stage 0..5.")
+        stages = resnet_stages(name, weights, last_stride)
+        private = nn.Sequential(*stages[:share_from])
+        self.private = nn.ModuleDict({m: copy.deepcopy(private) for m in MODALITIES})
+        self.shared = nn.Sequential(*stages[share_from:])
+        last = stages[4][-1]
+        self.channels = (last.conv3 if hasattr(last, "conv3") else last.conv2).out_channels
+
+    def forward(self, images: dict[str, torch.Tensor]) -> torch.Tensor:
+        """``{modality: (B_m, 3, H, W)}`` to the last maps ``(ΣB_m, C, h, w)``, in the dict's order.
+
+        All modalities pass the shared stages as one batch, so they share its statistics.
+        """
+        return self.shared(torch.cat([self.private[m](x) for m, x in images.items()]))

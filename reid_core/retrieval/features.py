@@ -1,0 +1,109 @@
+"""Features of a dataset's images, and every protocol measured on them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.io import loadmat
+from torch import nn
+
+from reid_core import records
+from reid_core.data.augment import normalise
+from reid_core.data.images import PackedImages
+from reid_core.retrieval.protocols import evaluate
+from reid_core.train import Trained
+
+
+@torch.inference_mode()
+def extract(
+    model: nn.Module,
+    pixels: PackedImages,
+    rows: np.ndarray,
+    modalities: np.ndarray,
+    *,
+    device: torch.device | str = "cpu",
+    precision: str = "bf16",
+    batch_size: int = 128,
+) -> np.ndarray:
+    """Features (n, D) float32 of the pictures at ``rows``, in their order, each through the branch
+    of its own modality (``modalities``, (n,) of "visible" and "infrared")."""
+    device = torch.device(device)
+    model.eval()
+    features: np.ndarray | None = None
+    for modality in ("visible", "infrared"):
+        places = np.flatnonzero(modalities == modality)
+        for start in range(0, len(places), batch_size):
+            chosen = places[start : start + batch_size]
+            images = normalise(pixels.take(rows[chosen]).to(device))
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                embedded = model.embed(images, modality).float().cpu().numpy()
+            if features is None:
+                features = np.empty((len(rows), embedded.shape[1]), np.float32)
+            features[chosen] = embedded
+    if features is None:
+        raise ValueError("rows: found none, expected at least one visible or infrared picture.")
+    return features
+
+
+def settings_of(dataset: str, root: Path) -> list[dict[str, Any]]:
+    """The evaluations that a dataset's papers report: keyword arguments of ``evaluate``.
+
+    SYSU-MM01's official gallery needs its ``exp/rand_perm_cam.mat``; where the file is absent only
+    the ``agw`` gallery is measured.
+    """
+    if dataset.endswith(("regdb", "llcm")):
+        protocol = dataset.removeprefix("paperdolls-")
+        modes = ("visible-to-infrared", "infrared-to-visible")
+        return [{"protocol": protocol, "mode": mode} for mode in modes]
+    settings = [{"protocol": "sysu", "mode": m, "gallery": "agw"} for m in ("all", "indoor")]
+    path = root / "exp" / "rand_perm_cam.mat"
+    if path.exists():
+        official = {"protocol": "sysu", "gallery": "official", "permutations": loadmat(path)}
+        for shots in (1, 10):
+            settings += [{**official, "mode": m, "shots": shots} for m in ("all", "indoor")]
+    return settings
+
+
+def evaluate_all(
+    features: np.ndarray, index: pd.DataFrame, settings: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """One dict for each of ``settings``: its protocol, mode, gallery and shots, the means of the
+    measures, as fractions, and their spread over the trials (``rank1_std``, ``mAP_std``)."""
+    columns = ("identity", "camera", "frame", "modality")
+    arrays = [index[column].to_numpy() for column in columns]
+    rows = []
+    for chosen in settings:
+        result = evaluate(features, *arrays, **chosen)
+        spread = {f"{m}_std": float(result.trials[m].std(ddof=0)) for m in ("rank1", "mAP")}
+        shown = {key: getattr(result, key) for key in ("protocol", "mode", "gallery", "shots")}
+        rows.append(shown | result.mean | spread)
+    return rows
+
+
+def measure(trained: Trained) -> dict[str, Any]:
+    """Extracts the features of the evaluation split once, keeps them in ``features.npy``, measures
+    every protocol on them and finishes the run. Returns the content of ``metrics.json``."""
+    already = records.finished(trained.run)
+    if already is not None:
+        return already
+    index = evaluation_rows(trained)
+    features = extract(
+        trained.model,
+        trained.pixels,
+        index.index.to_numpy(),
+        index["modality"].to_numpy(),
+        device=trained.device,
+        precision=trained.run.precision,
+    )
+    with (trained.folder / "features.npy").open("wb") as file:
+        np.save(file, features)
+    results = evaluate_all(features, index, settings_of(trained.run.dataset, trained.root))
+    seconds = round(float(trained.history["seconds"].sum()), 1)
+    return records.finish(trained.run, results, train_seconds=seconds)
+
+
+def evaluation_rows(trained: Trained) -> pd.DataFrame:
+    """The index's rows that the run is measured on; ``features.npy`` follows their order."""
+    return trained.index[trained.index["split"] == trained.run.evaluate_on]

@@ -1,0 +1,188 @@
+"""``fit(run)``: trains a run's model, exactly resumable, knowing no method."""
+
+import os
+import pickle
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from filelock import FileLock, Timeout
+from torch import nn
+
+from reid_core import records
+from reid_core.config import RunConfig
+from reid_core.data.augment import Augment
+from reid_core.data.batches import CrossModalSampler, training_batches
+from reid_core.data.datasets import locate, read
+from reid_core.data.images import PackedImages, fingerprint, pack
+from reid_core.methods import build
+from reid_core.paths import shown
+from reid_core.progress import Progress
+
+
+class TrainingStopped(RuntimeError):
+    """A loss is not finite; the last good checkpoint is kept."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained run with what measuring it needs."""
+
+    run: RunConfig
+    model: nn.Module
+    history: pd.DataFrame  # one row an epoch: epoch, lr, each loss term's mean, total, seconds
+    index: pd.DataFrame
+    pixels: PackedImages
+    device: torch.device
+    root: Path  # of the dataset
+    folder: Path  # of the run
+
+
+def learning_rate(run: RunConfig, epoch: float) -> float:
+    """Learning rate at ``epoch`` (fractional within one): linear warm-up, then steps."""
+    if epoch < run.warmup:
+        return run.lr * epoch / run.warmup
+    return run.lr * run.gamma ** sum(epoch >= milestone for milestone in run.milestones)
+
+
+def make_optimizer(run: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """The backbone learns at ``backbone_lr`` times the rate of everything after it."""
+    inside = {id(p) for p in model.backbone.parameters()}
+    groups: dict[float, list[nn.Parameter]] = {run.backbone_lr: [], 1.0: []}
+    for parameter in model.parameters():
+        groups[run.backbone_lr if id(parameter) in inside else 1.0].append(parameter)
+    parameters = [{"params": p, "factor": factor} for factor, p in groups.items()]
+    common = {"lr": run.lr, "weight_decay": run.weight_decay}
+    if run.optimizer == "sgd":
+        return torch.optim.SGD(parameters, momentum=run.momentum, nesterov=run.nesterov, **common)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[run.optimizer]
+    return kind(parameters, betas=(run.momentum, 0.999), **common)
+
+
+def fit(run: RunConfig, data: Path | None = None, device: str = "auto") -> Trained:
+    """Trains ``run`` to its last epoch and returns it; what is already trained is not done again.
+
+    A checkpoint is written after every epoch, and everything random in an epoch follows from
+    (seed, epoch): a run that was killed and is started again ends with the same weights, bit for
+    bit on one CPU, as one that never was.
+
+    Parameters
+    ----------
+    run : RunConfig
+    data : Path, optional
+        The dataset's folder; by default ``data/<dataset>``.
+    device : str
+        "auto" (CUDA where there is one), or a torch device.
+
+    Raises
+    ------
+    DatasetError
+        The dataset is missing or defective.
+    RunError
+        The run's folder holds other settings, a damaged checkpoint, or is in use.
+    TrainingStopped
+        A loss term is NaN or infinite.
+    """
+    automatic = "cuda" if torch.cuda.is_available() else "cpu"
+    place = torch.device(automatic if device == "auto" else device)
+    root = locate(run.dataset, data)
+    index = read(run.dataset, root, run.trial)
+    folder = records.open_folder(run, fingerprint(index, root), place)
+    with _alone(folder):
+        pixels = pack(index, root, run.height, run.width)
+        splits = ["train", "val"] if run.evaluate_on == "test" else ["train"]
+        training = index[index["split"].isin(splits)]
+        sampler = CrossModalSampler(training, run.identities, run.images, run.seed, run.steps)
+        torch.manual_seed(run.seed)
+        model = build(run, len(sampler.classes)).to(place, memory_format=torch.channels_last)
+        optimizer = make_optimizer(run, model)
+        history = _resume(folder, model, optimizer, place)
+        augment = Augment(run.pad, run.flip, run.erase, run.grayscale, run.trivial_augment)
+        progress = Progress(run.epochs, sampler.steps, history)
+        for epoch in range(len(history), run.epochs):
+            batches = training_batches(pixels, sampler, augment, epoch, place)
+            started = time.perf_counter()
+            row = _train_epoch(run, model, optimizer, batches, epoch, sampler.steps, progress)
+            history.append(row | {"seconds": round(time.perf_counter() - started, 2)})
+            _checkpoint(folder, model, optimizer, history)
+            progress.epoch_done(history[-1])
+    frame = pd.DataFrame(history)
+    records.write_atomically(folder / "history.csv", frame.to_csv(index=False))
+    return Trained(run, model, frame, index, pixels, place, root, folder)
+
+
+def _train_epoch(run, model, optimizer, batches, epoch, steps, progress) -> dict[str, Any]:
+    """One epoch; returns its row of the history, with the mean of every loss term."""
+    torch.manual_seed(run.seed * 100_003 + epoch + 1)  # dropout, and whatever a method draws
+    model.train()
+    sums: dict[str, torch.Tensor] = {}
+    for step, batch in enumerate(batches):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(run, epoch + (step + 1) / steps) * group["factor"]
+        device = batch.identity.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=run.precision == "bf16"):
+            terms = model.losses(batch, epoch)
+        total = torch.stack([term.float() for term in terms.values()]).sum()
+        if not torch.isfinite(total):
+            _stop(terms, epoch, step)
+        optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        optimizer.step()
+        for name, term in (terms | {"total": total}).items():
+            sums[name] = sums.get(name, 0) + term.detach().double()
+        progress.step_done(epoch, step, sums["total"] / (step + 1))
+    rate = learning_rate(run, epoch + 1 / steps)
+    return {"epoch": epoch + 1, "lr": rate} | {k: (v / steps).item() for k, v in sums.items()}
+
+
+def _stop(terms: dict[str, torch.Tensor], epoch: int, step: int) -> None:
+    bad = [f"{name} = {v.item()}" for name, v in terms.items() if not torch.isfinite(v)]
+    raise TrainingStopped(
+        f"loss {', '.join(bad) or 'total'} in epoch {epoch + 1}, step {step + 1}. The checkpoint "
+        f"after epoch {epoch} is kept. Usual causes: lr too high for the warm-up, or an identity "
+        "alone in its batch; precision='fp32' tells whether bfloat16 has a part in it."
+    )
+
+
+def _checkpoint(folder: Path, model, optimizer, history: list[dict[str, Any]]) -> None:
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
+    temporary = folder / ".checkpoint.pt"
+    with temporary.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(folder / "checkpoint.pt")
+
+
+def _resume(folder: Path, model, optimizer, device: torch.device) -> list[dict[str, Any]]:
+    """Loads the folder's checkpoint, if there is one, and returns its history."""
+    path = folder / "checkpoint.pt"
+    if not path.exists():
+        return []
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        return state["history"]
+    except (RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise records.RunError(
+            f"{shown(path)}: not a checkpoint of this run ({reason}). Delete the file to train "
+            "from the start."
+        ) from None
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise records.RunError(
+            f"{shown(folder)}: another process is training this run. Wait for it, or stop it."
+        ) from None
