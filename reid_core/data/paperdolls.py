@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 from scipy.io import loadmat, savemat
 
-from reid_core.data.dolls import Camera, draw_camera, draw_person, render
+from reid_core.data.dolls import draw_person
 from reid_core.data.index import DatasetError
+from reid_core.data.scenes import Camera, draw_camera, render
 from reid_core.paths import shown, write_atomically
 
 MARKER = "paperdolls.json"  # written last: a folder that has it is complete
