@@ -87,7 +87,7 @@ def _palettes(rng: np.random.Generator) -> dict[str, np.ndarray]:
         reflectance = rng.uniform(0.40, 0.55) if dark else rng.uniform(0.65, 0.95)
         dye(name, cloth(rng), reflectance, rng.uniform(0.38, 0.72))
         if name != "inner":
-            survives = rng.random() < 0.5  # pigment prints stay visible, dyed patterns vanish
+            survives = rng.random() < 0.6  # pigment prints stay visible, dyed patterns vanish
             contrast = rng.uniform(0.16, 0.32) if survives else rng.uniform(0.0, 0.05)
             warmth = thermal[LABEL[name]]
             dye(f"{name} print", cloth(rng), max(reflectance - contrast, 0.1), warmth)

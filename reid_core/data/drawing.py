@@ -5,8 +5,7 @@ from PIL import Image, ImageDraw
 
 from reid_core.data.dolls import LABEL, Person
 
-SUPERSAMPLE = 2
-
+SUPERSAMPLE = 2  # the map is drawn finer than the picture, so that edges come out smooth
 VIEWS = (0.0, 0.5 * np.pi, np.pi, 1.5 * np.pi)  # front, right, back, left
 
 

@@ -70,7 +70,8 @@ def evaluate_all(
     features: np.ndarray, index: pd.DataFrame, settings: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """One dict for each of ``settings``: its protocol, mode, gallery and shots, the means of the
-    measures, as fractions, and their spread over the trials (``rank1_std``, ``mAP_std``)."""
+    measures, as fractions, their spread over the trials (``rank1_std``, ``mAP_std``) and the curve
+    ``cmc`` at ranks 1 to 20."""
     columns = ("identity", "camera", "frame", "modality")
     arrays = [index[column].to_numpy() for column in columns]
     rows = []
@@ -78,7 +79,7 @@ def evaluate_all(
         result = evaluate(features, *arrays, **chosen)
         spread = {f"{m}_std": float(result.trials[m].std(ddof=0)) for m in ("rank1", "mAP")}
         shown = {key: getattr(result, key) for key in ("protocol", "mode", "gallery", "shots")}
-        rows.append(shown | result.mean | spread)
+        rows.append(shown | result.mean | spread | {"cmc": result.cmc.tolist()})
     return rows
 
 

@@ -4,16 +4,21 @@ Sources: Wu et al., ICCV 2017 (SYSU-MM01); Nguyen et al., Sensors 2017 (RegDB); 
 2023 (LLCM); Ye et al., TPAMI 2021 (AGW, whose way of drawing galleries the field adopted).
 """
 
-import random
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from reid_core.retrieval.galleries import (
+    agw_galleries,
+    folders_of,
+    official_galleries,
+    read_permutations,
+)
 from reid_core.retrieval.metrics import (
+    CUTOFFS,
     METRICS,
     average,
     integers,
@@ -29,8 +34,6 @@ MODES = {"sysu": ("all", "indoor"), "regdb": DIRECTIONS, "llcm": DIRECTIONS}
 SYSU_GALLERY_CAMERAS = {"all": (1, 2, 4, 5), "indoor": (1, 2)}
 SYSU_MODALITIES = {camera: "infrared" if camera in (3, 6) else "visible" for camera in range(1, 7)}
 
-Folders = dict[tuple[int, int], dict[int, int]]  # (identity, camera) -> frame -> row, all ascending
-
 
 @dataclass(frozen=True)
 class Result:
@@ -43,6 +46,8 @@ class Result:
     trials : pandas.DataFrame
         A row a trial: ``rank1, rank5, rank10, rank20, mAP, mINP`` as fractions, and the counts
         ``queries``, ``valid_queries`` and ``gallery_size``.
+    cmc : (20,) numpy.ndarray
+        The cumulative matching characteristic at ranks 1 to 20, averaged over the trials.
     """
 
     protocol: str
@@ -50,6 +55,7 @@ class Result:
     shots: int
     gallery: str
     trials: pd.DataFrame
+    cmc: np.ndarray
 
     @property
     def mean(self) -> dict[str, float]:
@@ -113,6 +119,83 @@ def evaluate(
     ValueError
         An argument does not fit the protocol, the others or itself; the message names it.
     """
+    test = _prepare(
+        features, identities, cameras, frames, modalities, protocol=protocol, mode=mode,
+        shots=shots, gallery=gallery, permutations=permutations, trials=trials,
+    )  # fmt: skip
+    table, cmc = _measure(test)
+    name = "full" if protocol == "regdb" else gallery
+    return Result(protocol=protocol, mode=mode, shots=shots, gallery=name, trials=table, cmc=cmc)
+
+
+def top_matches(
+    features: Any,
+    identities: Any,
+    cameras: Any,
+    frames: Any,
+    modalities: Any,
+    *,
+    protocol: str,
+    mode: str,
+    queries: Any,
+    k: int = 10,
+    **settings: Any,
+) -> np.ndarray:
+    """The ``k`` best matches of some ``queries`` in the first trial's gallery, as `evaluate` ranks
+    them; the other arguments are its own.
+
+    Returns
+    -------
+    (len(queries), k) int
+        Rows of ``features``, best first; −1 where a query has fewer than ``k`` candidates.
+
+    Raises
+    ------
+    ValueError
+        As `evaluate`; or a row of ``queries`` shows no query of this mode.
+    """
+    test = _prepare(
+        features, identities, cameras, frames, modalities, protocol=protocol, mode=mode,
+        **({"shots": 1, "gallery": "agw", "permutations": None} | settings | {"trials": 1}),
+    )  # fmt: skip
+    wrong = sorted(set(map(int, queries)) - set(test.queries.index))
+    if wrong:
+        raise ValueError(
+            f"queries: found rows {wrong}, expected rows of query images of {protocol} {mode}"
+        )
+    query, gallery = test.images.loc[queries], test.images.loc[test.galleries[0]]
+    distance = -test.features[query.index] @ test.features[gallery.index].T
+    distance[_ignored(protocol, query, gallery)] = np.inf
+    order = np.argsort(distance, axis=1, kind="stable")[:, :k]
+    exists = np.isfinite(np.take_along_axis(distance, order, axis=1))
+    rows = np.where(exists, gallery.index.to_numpy()[order], -1)
+    return np.pad(rows, ((0, 0), (0, k - rows.shape[1])), constant_values=-1)
+
+
+class _Test(NamedTuple):
+    """A test set, checked: who queries, and what each trial's gallery holds."""
+
+    protocol: str
+    features: np.ndarray  # (N, D), rows of length one
+    images: pd.DataFrame  # the images' labels, indexed by their row
+    queries: pd.DataFrame  # rows of images
+    galleries: list[np.ndarray]  # of each trial: rows of images
+
+
+def _prepare(
+    features: Any,
+    identities: Any,
+    cameras: Any,
+    frames: Any,
+    modalities: Any,
+    *,
+    protocol: str,
+    mode: str,
+    shots: int,
+    gallery: str,
+    permutations: Any,
+    trials: int,
+) -> _Test:
     _check_request(protocol, mode, shots, gallery, trials)
     features = unit_rows(real_matrix("features", features))
     images = _image_table(len(features), identities, cameras, frames, modalities)
@@ -128,35 +211,27 @@ def evaluate(
             f"{protocol} {mode}, expected some of both; pass the whole test set"
         )
     if protocol == "regdb":
-        gallery = "full"
         galleries = [candidates.index.to_numpy()]
     elif gallery == "official":
         wanted = product(sorted(set(images.identity)), SYSU_GALLERY_CAMERAS[mode])
-        galleries = _official_galleries(
-            _folders(candidates), wanted, _read_permutations(permutations), shots, trials
+        galleries = official_galleries(
+            folders_of(candidates), wanted, read_permutations(permutations), shots, trials
         )
     else:
-        galleries = _agw_galleries(_folders(candidates), trials)
-    table = _measure(features, queries, images, galleries, protocol)
-    return Result(protocol=protocol, mode=mode, shots=shots, gallery=gallery, trials=table)
+        galleries = agw_galleries(folders_of(candidates), trials)
+    return _Test(protocol, features, images, queries, galleries)
 
 
-def _measure(
-    features: np.ndarray,
-    queries: pd.DataFrame,
-    images: pd.DataFrame,
-    galleries: list[np.ndarray],
-    protocol: str,
-) -> pd.DataFrame:
-    """`Result.trials`; each gallery is an array of rows of ``images``."""
-    used = np.unique(np.concatenate(galleries))  # by any trial: each is compared only once
-    columns = [np.searchsorted(used, rows) for rows in galleries]
-    gallery, gallery_features = images.loc[used], features[used]
-    scores: list[list[np.ndarray]] = [[] for _ in galleries]
-    for block in query_blocks(len(queries), len(used)):
-        query = queries.iloc[block]
-        similarity = features[query.index] @ gallery_features.T
-        ignore = _ignored(protocol, query, gallery)
+def _measure(test: _Test) -> tuple[pd.DataFrame, np.ndarray]:
+    """`Result.trials` and `Result.cmc`."""
+    used = np.unique(np.concatenate(test.galleries))  # by any trial: each is compared only once
+    columns = [np.searchsorted(used, rows) for rows in test.galleries]
+    gallery, gallery_features = test.images.loc[used], test.features[used]
+    scores: list[list[np.ndarray]] = [[] for _ in test.galleries]
+    for block in query_blocks(len(test.queries), len(used)):
+        query = test.queries.iloc[block]
+        similarity = test.features[query.index] @ gallery_features.T
+        ignore = _ignored(test.protocol, query, gallery)
         for of_trial, chosen in zip(scores, columns, strict=True):
             of_trial.append(
                 score_queries(
@@ -164,11 +239,14 @@ def _measure(
                     query.identity.to_numpy(),
                     gallery.identity.to_numpy()[chosen],
                     ignore=ignore[:, chosen],
-                    cmc="images" if protocol == "regdb" else "identities",
+                    cmc="images" if test.protocol == "regdb" else "identities",
                 )
             )
-    table = pd.DataFrame([average(of_trial, len(queries)) for of_trial in scores])
-    return table.assign(gallery_size=[len(rows) for rows in galleries]).rename_axis("trial")
+    table = pd.DataFrame([average(of_trial, len(test.queries)) for of_trial in scores])
+    table = table.assign(gallery_size=[len(rows) for rows in test.galleries]).rename_axis("trial")
+    places = [np.concatenate(of_trial, axis=1)[0] for of_trial in scores]
+    ranks = np.arange(1, max(CUTOFFS) + 1)
+    return table, np.mean([(place[:, None] <= ranks).mean(axis=0) for place in places], axis=0)
 
 
 def _ignored(protocol: str, query: pd.DataFrame, gallery: pd.DataFrame) -> np.ndarray:
@@ -180,75 +258,6 @@ def _ignored(protocol: str, query: pd.DataFrame, gallery: pd.DataFrame) -> np.nd
         same_identity = query.identity.to_numpy()[:, None] == gallery.identity.to_numpy()
         return same_identity & (query_camera == camera)
     return np.zeros((len(query), len(gallery)), dtype=bool)
-
-
-def _folders(candidates: pd.DataFrame) -> Folders:
-    """The gallery candidates as the datasets store them: a folder for each identity and camera."""
-    twins = candidates[candidates.duplicated(["identity", "camera", "frame"])]
-    if len(twins):
-        identity, camera, frame = twins.iloc[0][["identity", "camera", "frame"]]
-        raise ValueError(
-            f"frames: found frame {frame} of identity {identity} under camera {camera} more than "
-            "once, expected different numbers within a folder, because they choose the gallery; "
-            "number the images of each folder from 1"
-        )
-    by_folder = candidates.sort_values("frame").groupby(["identity", "camera"])["frame"]
-    return {key: dict(zip(frame, frame.index, strict=True)) for key, frame in by_folder}
-
-
-def _agw_galleries(folders: Folders, trials: int) -> list[np.ndarray]:
-    """One image a folder (Ye et al. 2021): the order of the draws is part of the protocol."""
-    rows_of_folders = [list(folder.values()) for folder in folders.values()]
-    generators = [random.Random(trial) for trial in range(trials)]
-    return [np.array([draw.choice(rows) for rows in rows_of_folders]) for draw in generators]
-
-
-def _official_galleries(
-    folders: Folders,
-    wanted: Iterable[tuple[int, int]],
-    permutations: dict[tuple[int, int], np.ndarray],
-    shots: int,
-    trials: int,
-) -> list[np.ndarray]:
-    """The first ``shots`` entries of each trial's row, for every wanted (identity, camera)."""
-    galleries: list[list[int]] = [[] for _ in range(trials)]
-    for key in wanted:
-        if key not in permutations:
-            continue  # not everyone passed every camera
-        permutation, folder = permutations[key], folders.get(key, {})
-        where = f"(identity, camera) {key}"
-        if permutation.ndim != 2 or len(permutation) < trials:
-            raise ValueError(
-                f"permutations: found shape {permutation.shape} for {where}, expected at least "
-                f"{trials} rows, one a trial; load the file without squeeze_me, or ask fewer trials"
-            )
-        absent = np.setdiff1d(permutation, list(folder))
-        if len(absent):
-            raise ValueError(
-                f"permutations: found frames {absent.tolist()} of {where}, expected only frames "
-                "of given images; pass the whole test set with its own rand_perm_cam.mat"
-            )
-        for rows, entries in zip(galleries, permutation, strict=False):
-            rows.extend(folder[frame] for frame in entries[:shots])
-    return [np.array(rows, dtype=int) for rows in galleries]
-
-
-def _read_permutations(permutations: Any) -> dict[tuple[int, int], np.ndarray]:
-    """(identity, camera) -> (trials, images), from MATLAB's ``rand_perm_cam{camera}{identity}``."""
-    if isinstance(permutations, Mapping):
-        permutations = permutations.get("rand_perm_cam")
-    if not isinstance(permutations, np.ndarray) or permutations.size != len(SYSU_MODALITIES):
-        found = getattr(permutations, "shape", type(permutations).__name__)
-        raise ValueError(
-            f"permutations: found {found}, expected rand_perm_cam with a cell for each of 6 "
-            'cameras; pass scipy.io.loadmat("exp/rand_perm_cam.mat") of the dataset'
-        )
-    return {
-        (identity, camera): cell.astype(int)
-        for camera, cells in enumerate(permutations.ravel(), start=1)
-        for identity, cell in enumerate(np.ravel(cells), start=1)
-        if cell.size
-    }
 
 
 def _check_request(protocol: str, mode: str, shots: int, gallery: str, trials: int) -> None:

@@ -1,0 +1,31 @@
+# Two commands matter: `make demo` and `make test`. Both create .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+PROFILE ?= demo
+OUT := results/runs/$(PROFILE)
+
+.PHONY: demo test lint install
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+demo: install
+	mkdir -p $(OUT)
+	$(BIN)/papermill notebooks/00_start_here.ipynb $(OUT)/00_start_here.ipynb \
+		-f notebooks/profiles/$(PROFILE).yaml --log-output --no-progress-bar
+	$(BIN)/jupyter nbconvert --to html --log-level WARN $(OUT)/00_start_here.ipynb
+	@echo
+	@echo "executed notebook  $(OUT)/00_start_here.ipynb"
+	@echo "HTML copy          $(OUT)/00_start_here.html"
+	@find $(OUT) -path '*/figures/*.png' | sort | sed 's/^/figure             /'
+
+test: install
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
