@@ -3,10 +3,16 @@ parser and one that runs it and returns the exit code."""
 
 import argparse
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from reid_core.data import DATASETS, DatasetError
 from reid_core.data.check import check
+from reid_core.data.datasets import DRAWN, NAMES, layout, locate, read
+from reid_core.data.paperdolls import draw_regdb, draw_sysu
+from reid_core.paths import data_folder, shown
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -14,9 +20,11 @@ def main(arguments: list[str] | None = None) -> int:
     2 it could not run."""
     parser = argparse.ArgumentParser(prog="python -m reid_core", description=__doc__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    data = commands.add_parser("data", help="check a dataset")
+    data = commands.add_parser("data", help="check, draw or pack a dataset")
     data_commands = data.add_subparsers(metavar="COMMAND", required=True)
     _add_check(data_commands)
+    _add_draw(data_commands)
+    _add_pack(data_commands)
     options = parser.parse_args(arguments)
     try:
         return options.run(options)
@@ -36,6 +44,106 @@ def _check(options: argparse.Namespace) -> int:
     report = check(options.dataset, options.path)
     print(report)
     return 1 if report.errors else 0
+
+
+def _add_draw(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("draw", help="draw PaperDolls")
+    parser.add_argument("dataset", choices=DRAWN)
+    parser.add_argument("path", type=Path, nargs="?", help="folder to draw into [data/DATASET]")
+    for name, meaning in (
+        ("seed", "another seed, other people"),
+        ("height", "pixels"),
+        ("width", "pixels"),
+        ("workers", "processes"),
+        ("train", "identities (SYSU-MM01's layout)"),
+        ("val", "identities (SYSU-MM01's layout)"),
+        ("test", "identities (SYSU-MM01's layout)"),
+        ("identities", "half of them train, half test (RegDB's layout)"),
+        ("images", "pictures of an identity under each camera"),
+    ):
+        parser.add_argument(f"--{name}", type=int, metavar="N", help=meaning)
+    parser.add_argument(
+        "--inventory",
+        type=Path,
+        metavar="FOLDER",
+        help="draw exactly SYSU-MM01's identities, cameras and counts, from its own "
+        "rand_perm_cam.mat, train_id.mat and test_id.mat",
+    )
+    parser.set_defaults(run=_draw)
+
+
+def _draw(options: argparse.Namespace) -> int:
+    root = options.path or data_folder() / options.dataset
+    draw = draw_regdb if layout(options.dataset) == "regdb" else draw_sysu
+    settings = _draw_settings(options)
+    drawn, seconds = _timed(lambda: draw(root, **settings))
+    if drawn:
+        print(f"{shown(root)}: {_rate(drawn, seconds)} drawn")
+    else:
+        print(f"{shown(root)}: already complete, nothing drawn")
+    return 0
+
+
+def _draw_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """The options that were given, as arguments of the drawing function, whose defaults hold for
+    the others."""
+    given = {name: value for name, value in vars(options).items() if value is not None}
+    settings = {k: v for k, v in given.items() if k not in ("run", "dataset", "path")}
+    counts = {"train", "val", "test", "images"}
+    if layout(options.dataset) == "regdb":
+        counts = {"identities", "images"}
+    elif "inventory" in settings or options.dataset == "paperdolls-full":
+        counts = {"inventory"}  # which says how many there are of everything
+    allowed = counts | {"seed", "height", "width", "workers"}
+    if wrong := [f"--{name}" for name in settings if name not in allowed]:
+        choices = ", ".join(f"--{name}" for name in sorted(allowed))
+        raise DatasetError(f"{', '.join(wrong)}: not for this set; choose from {choices}")
+    if options.dataset == "paperdolls-full" and "inventory" not in settings:
+        raise DatasetError(
+            "paperdolls-full needs --inventory: the folder of SYSU-MM01's own rand_perm_cam.mat, "
+            "train_id.mat and test_id.mat"
+        )
+    return settings
+
+
+def _add_pack(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("pack", help="decode a dataset once, ahead of training")
+    parser.add_argument("dataset", choices=NAMES)
+    parser.add_argument("path", type=Path, nargs="?", help="the dataset's folder [data/DATASET]")
+    parser.add_argument("--height", type=_positive, default=288, metavar="N", help="pixels [288]")
+    parser.add_argument("--width", type=_positive, default=144, metavar="N", help="pixels [144]")
+    parser.set_defaults(run=_pack)
+
+
+def _pack(options: argparse.Namespace) -> int:
+    # imports torch, which takes seconds: not for the other commands, nor for each drawing worker
+    from reid_core.data.images import pack, packed_file
+
+    root = locate(options.dataset, options.path)
+    index = read(options.dataset, root)
+    size = options.height, options.width
+    file = packed_file(index, root, *size)
+    known = file.exists()
+    _, seconds = _timed(lambda: pack(index, root, *size))
+    done = "already packed" if known else f"{_rate(len(index), seconds)} packed"
+    print(f"{shown(file)}: {file.stat().st_size / 1e6:.1f} MB, {done}")
+    return 0
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no positive whole number")
+    return int(text)
+
+
+def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    """The result of ``work``, and the seconds that it took."""
+    started = time.perf_counter()
+    return work(), time.perf_counter() - started
+
+
+def _rate(images: int, seconds: float) -> str:
+    return f"{images} images in {seconds:.1f} s ({images / seconds:.0f} images/s)"
 
 
 if __name__ == "__main__":

@@ -92,5 +92,6 @@ def _trivial_augment(images: torch.Tensor, random: torch.Generator) -> torch.Ten
     generator, which is lent this one's numbers meanwhile."""
     transform = v2.TrivialAugmentWide()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(torch.randint(2**31, (), generator=random)))
+        # not torch.manual_seed, which would seed the CUDA generators too
+        torch.default_generator.manual_seed(int(torch.randint(2**31, (), generator=random)))
         return torch.stack([transform(i.permute(2, 0, 1)).permute(1, 2, 0) for i in images])

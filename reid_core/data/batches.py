@@ -59,12 +59,13 @@ class CrossModalSampler:
         complete = counts[(counts > 0).all(axis=1)]
         few = counts[(counts < images).any(axis=1)]
         handling = np.where(few.index.isin(complete.index), "pictures repeat", "left out")
-        self.report = few.assign(handling=handling).reset_index()
+        self.report = few.assign(handling=handling).reset_index().rename_axis(columns=None)
         self.classes = complete.index.tolist()
         if len(self.classes) < identities:
             raise DatasetError(
                 f"identities: a batch needs {identities} of them in both modalities, the training "
-                f"split has {len(self.classes)} ({len(few)} incomplete). Lower `identities`."
+                f"split has {len(self.classes)} (and {len(counts) - len(self.classes)} in one "
+                "modality only). Lower `identities`."
             )
         groups = index.groupby(["identity", "modality"]).groups
         self._rows = {

@@ -184,6 +184,9 @@ def _image_defect(root: Path, path: str) -> Defect | None:
     # a JPEG that an interrupted copy has filled with zeros decodes to grey without complaint
     if kind == "JPEG" and data.rfind(END_OF_IMAGE) < data.rfind(START_OF_SCAN):
         return Defect(path, "truncated: the end-of-image marker is missing", "error", again)
+    if mode == "F":
+        found = "mode F, expected whole numbers of 8 or 16 bits"
+        return Defect(path, found, "error", "convert it: what its numbers mean is unknown")
     if mode != "RGB":
         advice = "it is readable and becomes 8-bit RGB when packed: look at the result once"
         return Defect(path, f"mode {mode}, expected RGB", "warning", advice)

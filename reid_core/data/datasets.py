@@ -4,11 +4,25 @@ from pathlib import Path
 
 import pandas as pd
 
+from reid_core.data import DATASETS
 from reid_core.data.index import DatasetError
-from reid_core.data.llcm import read_llcm
-from reid_core.data.regdb import read_regdb
-from reid_core.data.sysu import read_sysu
 from reid_core.paths import data_folder, shown
+
+DRAWN = {"paperdolls-sysu": "sysu", "paperdolls-regdb": "regdb", "paperdolls-full": "sysu"}
+NAMES = (*DRAWN, *DATASETS)
+
+
+def layout(dataset: str) -> str:
+    """The real dataset ("sysu", "regdb", "llcm") in whose layout ``dataset`` lies.
+
+    Raises
+    ------
+    DatasetError
+        There is no dataset of that name.
+    """
+    if dataset not in NAMES:
+        raise DatasetError(f"{dataset!r} is no dataset: choose one of {', '.join(NAMES)}")
+    return DRAWN.get(dataset, dataset)
 
 
 def locate(dataset: str, folder: Path | str | None = None) -> Path:
@@ -23,13 +37,20 @@ def locate(dataset: str, folder: Path | str | None = None) -> Path:
     if root.is_dir():
         return root
     hint = "data/README.md says how to obtain it"
-    if dataset.startswith("paperdolls-"):
+    if dataset in DRAWN:
         hint = f"draw it with `python -m reid_core data draw {dataset}`"
     raise DatasetError(f"{shown(root)}: no such folder, expected the dataset {dataset}; {hint}.")
 
 
 def read(dataset: str, root: Path, trial: int = 1) -> pd.DataFrame:
-    """The dataset's index; PaperDolls are read by the reader of the layout they are drawn in."""
-    if dataset.endswith("regdb"):
-        return read_regdb(root, trial)
-    return read_llcm(root) if dataset == "llcm" else read_sysu(root)
+    """The dataset's index; PaperDolls are read by the reader of the layout they are drawn in.
+    ``trial`` is RegDB's, 1 to 10; the other layouts have one split only.
+
+    Raises
+    ------
+    DatasetError
+        There is no dataset of that name, or its reader refuses ``root`` or ``trial``.
+    """
+    kind = layout(dataset)
+    arguments = (root, trial) if kind == "regdb" else (root,)
+    return DATASETS[kind](*arguments)

@@ -1,9 +1,11 @@
 """Pictures decoded once into one file of uint8 pixels, then read by row."""
 
 import hashlib
+import math
 import mmap
 import os
 import tempfile
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,11 +19,12 @@ from reid_core.paths import data_folder, shown
 
 _CHUNK = 512  # pictures decoded before they are written: bounds the memory
 _RESIDENT = 256 << 20  # bytes of the file that may stay in this process's memory
+_AROUND = 64 << 10  # bytes that the system maps around each place that is read
 
 
-def fingerprint(index: pd.DataFrame, root: Path, *, times: bool = False) -> str:
-    """Names a dataset's content: a hash over every listed path, label and file size, and with
-    ``times`` over the time of change too (so that an edited picture is decoded again).
+def fingerprint(index: pd.DataFrame, root: Path) -> str:
+    """Names a dataset's content, the same on every machine: a hash over every row of the index and
+    the size of every file.
 
     Raises
     ------
@@ -29,13 +32,26 @@ def fingerprint(index: pd.DataFrame, root: Path, *, times: bool = False) -> str:
         A listed file is not there.
     """
     digest = hashlib.sha256(index.to_csv(index=False).encode())
+    for stat in _stats(index, root):
+        digest.update(b"%d\n" % stat.st_size)
+    return digest.hexdigest()[:16]
+
+
+def _cache_key(index: pd.DataFrame, root: Path) -> str:
+    """Names the pixels, on this machine: labels do not matter (RegDB's ten trials share one file),
+    but times do, so that a changed picture is decoded again."""
+    digest = hashlib.sha256("\n".join([str(root.resolve()), *index["path"]]).encode())
+    for stat in _stats(index, root):
+        digest.update(b"%d %d\n" % (stat.st_size, stat.st_mtime_ns))
+    return digest.hexdigest()[:16]
+
+
+def _stats(index: pd.DataFrame, root: Path) -> Iterable[os.stat_result]:
     for path in index["path"]:
         try:
-            stat = os.stat(root / path)  # noqa: PTH116 - 45 863 times; Path.stat is slower
+            yield os.stat(root / path)  # noqa: PTH116 - 45 863 times; Path.stat is slower
         except OSError as error:
             raise _unreadable(root / path, error) from None
-        digest.update(b"%d %d\n" % (stat.st_size, stat.st_mtime_ns if times else 0))
-    return digest.hexdigest()[:16]
 
 
 def _unreadable(path: Path, error: Exception) -> DatasetError:
@@ -46,36 +62,46 @@ def _unreadable(path: Path, error: Exception) -> DatasetError:
 
 
 def decode(path: Path, height: int, width: int) -> np.ndarray:
-    """One picture as (height, width, 3) uint8, whatever its mode.
+    """One picture as (height, width, 3) uint8, whatever its mode: 16 bits are scaled to 8, an alpha
+    channel is dropped.
 
     Raises
     ------
     DatasetError
-        The file is missing, empty, truncated or no image.
+        The file is missing, empty, truncated or no image, or its numbers have no defined range.
     """
     try:
         with Image.open(path) as image:
-            if image.mode.startswith("I"):  # 16 bit: convert() would clip, not scale
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            small = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+            small = _rgb(image).resize((width, height), Image.Resampling.LANCZOS)
             return np.asarray(small)
-    except (OSError, ValueError, SyntaxError) as error:
+    except Exception as error:  # damaged files make Pillow's decoders raise nearly anything
         raise _unreadable(path, error) from None
 
 
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode[0] in "IF":  # convert() would clip these at 255
+        values = np.asarray(image)
+        if image.mode == "F" or values.min() < 0 or values.max() > 0xFFFF:
+            found = f"mode {image.mode} with values {values.min()} to {values.max()}"
+            raise ValueError(f"{found}, expected whole numbers of 8 or 16 bits")
+        image = Image.fromarray((values >> 8).astype(np.uint8))
+    return image.convert("RGB")
+
+
 class PackedImages:
-    """Pixels ``(N, H, W, 3)`` of a packed dataset, in the index's order, read by row."""
+    """Pixels ``(N, H, W, 3)`` of a packed dataset, in the index's order, read by row.
+
+    Raises
+    ------
+    DatasetError
+        The file is cut short, or is no packed dataset.
+    """
 
     def __init__(self, path: Path):
         with path.open("rb") as file:
-            version = np.lib.format.read_magic(file)
-            if version != (1, 0):
-                raise DatasetError(f"{shown(path)}: not a packed dataset; delete it.")
-            self.shape, _, _ = np.lib.format.read_array_header_1_0(file)
-            offset = file.tell()
+            self.shape, offset = _read_header(path, file)
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        pixels = np.frombuffer(self._map, np.uint8, offset=offset)
-        self._pixels = pixels.reshape(self.shape)
+        self._pixels = np.frombuffer(self._map, np.uint8, offset=offset).reshape(self.shape)
         self._touched = 0
 
     def __len__(self) -> int:
@@ -84,42 +110,74 @@ class PackedImages:
     def take(self, rows: np.ndarray) -> torch.Tensor:
         """The pictures of ``rows``: (n, H, W, 3) uint8."""
         batch = torch.from_numpy(self._pixels[rows])
-        self._touched += batch.numel()
+        self._touched += batch.numel() + _AROUND * len(batch)
         if self._touched > _RESIDENT:  # the system's cache keeps the pages, this process need not
             self._map.madvise(mmap.MADV_DONTNEED)
             self._touched = 0
         return batch
 
 
-def pack(index: pd.DataFrame, root: Path, height: int, width: int) -> PackedImages:
-    """Decodes every picture of ``index`` once; later calls and other processes reuse the file.
+def _read_header(path: Path, file) -> tuple[tuple[int, ...], int]:
+    """The shape, and where the pixels begin."""
+    try:
+        np.lib.format.read_magic(file)
+        shape, fortran, kind = np.lib.format.read_array_header_1_0(file)
+    except ValueError as error:
+        raise DatasetError(f"{shown(path)}: not a packed dataset ({error}); delete it") from None
+    expected, found = file.tell() + math.prod(shape), path.stat().st_size
+    if fortran or kind != np.uint8 or found != expected:
+        raise DatasetError(
+            f"{shown(path)}: found {found} bytes, expected {expected} of pixels {shape}; delete "
+            "the file, the dataset is then packed again"
+        )
+    return shape, file.tell()
 
-    The file lies in ``data/cache`` under the dataset's fingerprint and is written whole before it
-    gets its name, so two processes that start at once disturb each other no more than by doing
-    the work twice.
+
+def pack(index: pd.DataFrame, root: Path, height: int, width: int) -> PackedImages:
+    """Decodes every picture of ``index`` once; later calls and other processes reuse the file that
+    ``packed_file`` names.
+
+    The file is written whole before it gets its name, so two processes that start at once disturb
+    each other no more than by doing the work twice.
 
     Raises
     ------
     DatasetError
-        A picture cannot be read; nothing is cached then.
+        A picture cannot be read (nothing is cached then), or the cache cannot be written.
     """
     root = Path(root)
-    name = f"{fingerprint(index, root, times=True)}-{height}x{width}.npy"
-    target = data_folder() / "cache" / name
-    if target.exists():
-        return PackedImages(target)
+    target = packed_file(index, root, height, width)
+    if not target.exists():
+        try:
+            _write(target, [root / path for path in index["path"]], height, width)
+        except OSError as error:
+            raise DatasetError(
+                f"{shown(target.parent)}: packed pictures cannot be written here ({error}). Free "
+                "or allow the space, or name another folder for data with REID_DATA."
+            ) from None
+    return PackedImages(target)
+
+
+def packed_file(index: pd.DataFrame, root: Path, height: int, width: int) -> Path:
+    """Where ``pack`` keeps the pixels: in ``data/cache``, named by what they are made from."""
+    return data_folder() / "cache" / f"{_cache_key(index, Path(root))}-{height}x{width}.npy"
+
+
+def _write(target: Path, paths: list[Path], height: int, width: int) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    header = {"descr": "|u1", "fortran_order": False, "shape": (len(index), height, width, 3)}
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), height, width, 3)}
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".packing-")
     try:
         with os.fdopen(handle, "wb") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
             np.lib.format.write_array_header_1_0(file, header)
-            for start in range(0, len(index), _CHUNK):
-                paths = [root / p for p in index["path"].iloc[start : start + _CHUNK]]
-                for picture in pool.map(lambda p: decode(p, height, width), paths):
+            for start in range(0, len(paths), _CHUNK):
+                chunk = paths[start : start + _CHUNK]
+                for picture in pool.map(lambda path: decode(path, height, width), chunk):
                     file.write(picture.tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)  # mkstemp's 0600 would hide it from a group's other members
         Path(temporary).replace(target)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    return PackedImages(target)

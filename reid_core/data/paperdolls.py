@@ -6,15 +6,18 @@ every figure drawn from it says so. Each picture has its own random generator, k
 identity, camera, number), so neither the order of drawing nor the number of workers matters.
 """
 
+import hashlib
 import io
 import json
 import multiprocessing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
-from functools import cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from scipy.io import loadmat, savemat
 
 from reid_core.data.dolls import draw_person
@@ -22,7 +25,8 @@ from reid_core.data.index import DatasetError
 from reid_core.data.scenes import Camera, draw_camera, render
 from reid_core.paths import shown, write_atomically
 
-MARKER = "paperdolls.json"  # written last: a folder that has it is complete
+STARTED = "paperdolls-unfinished.json"  # the settings of a set; written before its first picture
+MARKER = "paperdolls.json"  # what the former is renamed to after the last one
 SYSU_CAMERAS = {
     1: ("visible", "indoor"),
     2: ("visible", "indoor"),
@@ -57,28 +61,32 @@ def real_inventory(folder: Path) -> tuple[Inventory, Splits]:
     Raises
     ------
     DatasetError
-        One of the three files is not there.
+        One of the three files is missing or damaged.
     """
-    for name in ("rand_perm_cam.mat", "train_id.mat", "test_id.mat"):
-        if not (folder / name).is_file():
-            raise DatasetError(
-                f"{shown(folder / name)}: not found. The inventory is read from SYSU-MM01's own "
-                "rand_perm_cam.mat, train_id.mat and test_id.mat; put the three into this folder."
-            )
-    cells = loadmat(folder / "rand_perm_cam.mat")["rand_perm_cam"].ravel()
     inventory: Inventory = {}
-    for camera, people in enumerate(cells, 1):
+    for camera, people in enumerate(_load(folder / "rand_perm_cam.mat", "rand_perm_cam"), 1):
         for identity, permutations in enumerate(people.ravel(), 1):
             if permutations.shape[1]:
                 inventory.setdefault(identity, {})[camera] = permutations.shape[1]
-    listed = {s: loadmat(folder / f"{s}_id.mat")["id"].ravel().tolist() for s in ("train", "test")}
+    listed = {s: _load(folder / f"{s}_id.mat", "id").tolist() for s in ("train", "test")}
     infrared = {camera for camera, (modality, _) in SYSU_CAMERAS.items() if modality == "infrared"}
     both = [i for i, seen in inventory.items() if infrared & seen.keys() and seen.keys() - infrared]
     known = {*listed["train"], *listed["test"]}
     return inventory, {**listed, "val": sorted(i for i in both if i not in known)}
 
 
-@cache
+def _load(path: Path, key: str) -> np.ndarray:
+    try:
+        return loadmat(io.BytesIO(path.read_bytes()))[key].ravel()
+    except Exception as error:  # a damaged .mat makes scipy raise nearly anything
+        raise DatasetError(
+            f"{shown(path)}: cannot be read ({error}), expected a MATLAB file with the key "
+            f"'{key}'. The inventory needs SYSU-MM01's own rand_perm_cam.mat, train_id.mat and "
+            "test_id.mat in one folder."
+        ) from None
+
+
+@lru_cache(maxsize=8)
 def _camera(seed: int, number: int, modality: str, style: str, height: int, width: int) -> Camera:
     # Cameras 2 and 3 of SYSU-MM01 share a room, so they share a random stream too.
     stream = 2 if number == 3 else number
@@ -118,33 +126,65 @@ def _regdb_path(identity: int, camera: int, n: int) -> str:
     return f"{folder}/{identity}/doll_{letter}_{n:05d}_{identity}.bmp"
 
 
-def _run(draw, settings: dict, root: Path, inventory: Inventory, workers: int, finish) -> int:
-    """Draws what ``inventory`` lists, then lets ``finish`` write the lists, then the marker."""
-    marker = root / MARKER
+def _run(
+    draw: Callable[..., int],
+    settings: dict[str, Any],
+    root: Path,
+    inventory: Inventory,
+    workers: int,
+    finish: Callable[[], None],
+) -> int:
+    """Draws what ``inventory`` lists, then lets ``finish`` write the lists, then marks the end."""
+    _require_possible(settings | {"workers": workers})
+    root = root.resolve()
     recorded = json.dumps(settings, indent=1) + "\n"
-    if marker.exists():
-        if marker.read_text() == recorded:
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(root.parent / f".{root.name}.lock"):  # of two at once, the second has no work
+        if _is_complete(root, recorded):
             return 0
-        raise DatasetError(
-            f"{shown(marker)}: a PaperDolls set with other settings is already here "
-            f"({' '.join(marker.read_text().split())}), asked for {' '.join(recorded.split())}. "
-            "Name another folder, or delete this one."
-        )
-    if root.exists() and any(p.name not in _OWN_FOLDERS for p in root.iterdir()):
-        raise DatasetError(
-            f"{shown(root)}: this folder holds files that are not PaperDolls; name an empty folder."
-        )
-    one = partial(draw, settings["seed"], (settings["height"], settings["width"]), root)
-    # "spawn", because forking a process that runs torch's threads (a notebook) can deadlock
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        drawn = sum(pool.map(one, inventory.items(), chunksize=4))
-    finish()
-    write_atomically(marker, recorded)
+        write_atomically(root / STARTED, recorded)
+        one = partial(draw, settings["seed"], (settings["height"], settings["width"]), root)
+        drawn = sum(_map(one, inventory.items(), workers))
+        finish()
+        (root / STARTED).replace(root / MARKER)
     return drawn
 
 
-_OWN_FOLDERS = {*(f"cam{c}" for c in SYSU_CAMERAS), "exp", "Visible", "Thermal", "idx"}
+def _require_possible(settings: dict[str, Any]) -> None:
+    least = {"seed": 0, "val": 0, "identities": 2}
+    for name, value in settings.items():
+        if isinstance(value, int) and value < least.get(name, 1):
+            raise DatasetError(f"{name}: found {value}, expected {least.get(name, 1)} or more")
+
+
+def _is_complete(root: Path, recorded: str) -> bool:
+    """Whether the set is here already; refuses a folder of anything else but its own beginning,
+    because pictures of two sets (or a real dataset's!) must not mix."""
+    for name in (MARKER, STARTED):
+        if (root / name).exists():
+            found = (root / name).read_text(encoding="utf-8")
+            if found == recorded:
+                return name == MARKER
+            raise DatasetError(
+                f"{shown(root / name)}: a PaperDolls set with other settings is already here "
+                f"({' '.join(found.split())}), asked for {' '.join(recorded.split())}. "
+                "Name another folder, or delete this one."
+            )
+    if root.exists() and any(root.iterdir()):
+        raise DatasetError(
+            f"{shown(root)}: this folder holds files that are not PaperDolls; name an empty folder."
+        )
+    return False
+
+
+def _map(one: Callable[[tuple], int], people: Iterable[tuple], workers: int) -> Iterable[int]:
+    if workers == 1:
+        yield from map(one, people)
+        return
+    # "spawn", because forking a process that runs torch's threads (a notebook) can deadlock
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        yield from pool.map(one, people, chunksize=4)
 
 
 def draw_sysu(
@@ -171,7 +211,8 @@ def draw_sysu(
     Raises
     ------
     DatasetError
-        ``root`` holds something else or a set with other settings; an inventory file is missing.
+        ``root`` holds something else or a set with other settings; a setting is too small; an
+        inventory file is missing or damaged.
     """
     root = Path(root)
     if inventory is None:
@@ -179,7 +220,8 @@ def draw_sysu(
         counts = {"train": train, "val": val, "test": test, "images": images}
     else:
         amounts, splits = real_inventory(Path(inventory))
-        counts = {"inventory": "SYSU-MM01"}
+        content = json.dumps([amounts, splits])
+        counts = {"inventory": hashlib.sha256(content.encode()).hexdigest()[:16]}
     settings = {"layout": "sysu", "seed": seed, **counts, "height": height, "width": width}
 
     def finish() -> None:
