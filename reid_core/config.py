@@ -3,18 +3,29 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
-from reid_core.paths import PROFILES
+from reid_core.paths import PROFILES, shown
 
 T = TypeVar("T")
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Dataset = Literal["paperdolls-sysu", "paperdolls-regdb", "paperdolls-full", "sysu", "regdb", "llcm"]
+
+
+def _file_name(value: str) -> str:
+    if Path(value).name != value:
+        raise ValueError("expected 'imagenet', 'none' or the name of a file in data/weights")
+    return value
+
+
+# A name and never a path: settings are published, and mean the same on another machine.
+Weights = Annotated[str, AfterValidator(_file_name)]
 
 
 class ConfigError(ValueError):
@@ -30,7 +41,7 @@ class RunConfig:
     variant: str
     dataset: Dataset = "paperdolls-sysu"
     profile: str = "demo"
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     trial: Annotated[int, Field(ge=1, le=10)] = 1  # of RegDB's ten splits; elsewhere always 1
 
     # "val" trains on the training ids alone and measures on the validation ids: for choosing
@@ -45,7 +56,7 @@ class RunConfig:
     grayscale: Probability = 0.0  # of visible training images
     trivial_augment: bool = False
 
-    identities: Positive = 8  # P, in a batch
+    identities: Annotated[int, Field(ge=2)] = 8  # P, in a batch: one alone has no negatives
     images: Positive = 4  # K, of each identity and modality
     steps: Annotated[int, Field(ge=0)] = 0  # in an epoch; 0 is as many as show every image once
     epochs: Positive = 80
@@ -61,6 +72,10 @@ class RunConfig:
     precision: Literal["bf16", "fp32"] = "bf16"
 
     model: dict[str, Any] = field(default_factory=dict)  # fields of the method's Config
+
+    def __post_init__(self) -> None:
+        if self.trial != 1 and not self.dataset.endswith("regdb"):
+            raise ConfigError(f"trial is {self.trial}, but {self.dataset} has one split only: 1")
 
     def folder_name(self) -> str:
         """Where the run lives below ``results/runs``."""
@@ -83,30 +98,51 @@ def strictly(cls: type[T], values: Mapping[str, Any], name: str) -> T:
         found and what is possible.
     """
     known = [f.name for f in fields(cls)]
-    for key in values:
+    for key, value in values.items():
         if key not in known:
             raise ConfigError(f"{name}: unknown setting '{key}'. Choices: {', '.join(known)}.")
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError):
+            raise ConfigError(f"{name}: {key} is {value!r}, which JSON cannot store.") from None
     try:
         # JSON is the form in which settings are stored, and there a list may stand for a tuple
         return TypeAdapter(cls).validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
-        problems = [
-            f"{'.'.join(map(str, e['loc'])) or 'settings'} is {e['input']!r}: {e['msg']}"
-            for e in error.errors()
-        ]
-        raise ConfigError(f"{name}: " + "; ".join(problems) + ".") from None
+        problems = "; ".join(_problem(e) for e in error.errors())
+        raise ConfigError(f"{name}: {problems}.") from None
+
+
+def _problem(error: Mapping[str, Any]) -> str:
+    if not error["loc"]:  # of the settings together, not of one
+        return error["msg"].removeprefix("Value error, ")
+    where, found = ".".join(map(str, error["loc"])), error["input"]
+    text = f"{where} is {found!r}: {error['msg'].removeprefix('Value error, ')}"
+    if isinstance(found, str) and error["type"] == "float_type" and "e" in found:
+        text += " (YAML reads 1e-3 as text; write 1.0e-3)"
+    return text
 
 
 def load_profile(name: str) -> dict[str, Any]:
-    """The content of ``notebooks/profiles/<name>.yaml``; papermill reads the same file with ``-f``.
+    """The ``overrides`` of ``notebooks/profiles/<name>.yaml``; papermill reads the same file with
+    ``-f``, hence its form: notebook parameters ``profile`` (its own name) and ``overrides``.
 
     Raises
     ------
     ConfigError
-        There is no such profile.
+        There is no such profile, or its file has another form.
     """
     path = PROFILES / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in PROFILES.glob("*.yaml")))
         raise ConfigError(f"profile: found '{name}', expected one of: {known}.")
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not (
+        isinstance(content, dict)
+        and content.keys() == {"profile", "overrides"}
+        and content["profile"] == name
+        and isinstance(content["overrides"], dict)
+    ):
+        form = f"'profile: {name}' and a mapping 'overrides', nothing else"
+        raise ConfigError(f"{shown(path)}: expected {form}.")
+    return content["overrides"]

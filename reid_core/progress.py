@@ -2,20 +2,27 @@
 
 import sys
 import time
-from typing import Any
+from typing import Any, SupportsFloat
+
+_EVERY = 0.5  # seconds between two updates of the display
 
 
 class Progress:
-    """One line for each epoch, and in a notebook one display that is updated between them."""
+    """One printed line for each epoch, and in a notebook one display that is updated between them.
 
-    def __init__(self, epochs: int, steps: int, history: list[dict[str, Any]]):
-        self.epochs, self.steps = epochs, steps
-        self.done = len(history)
+    ``done`` epochs of ``epochs``, each of ``steps`` steps, were trained by an earlier process.
+    """
+
+    def __init__(self, epochs: int, steps: int, done: int = 0):
+        self.epochs, self.steps, self.done = epochs, steps, done
         self.begun = self.shown = time.monotonic()
         self.handle = None
-        if history:
-            print(f"resuming after epoch {self.done} of {epochs}", flush=True)
-        if "ipykernel" in sys.modules:
+        if done == epochs:
+            print(f"all {epochs} epochs were trained before", flush=True)
+            return
+        if done:
+            print(f"resuming after epoch {done} of {epochs}", flush=True)
+        if _in_notebook():
             from IPython.display import display
 
             self.handle = display({"text/plain": "…"}, raw=True, display_id=True)
@@ -24,25 +31,37 @@ class Progress:
         if self.handle is not None:
             self.handle.update({"text/plain": text}, raw=True)
 
-    def step_done(self, epoch: int, step: int, loss: float) -> None:
+    def step_done(self, epoch: int, step: int, loss: SupportsFloat) -> None:
+        """``loss``, the epoch's mean so far, is read only when it is shown: on a GPU reading
+        waits."""
         now = time.monotonic()
-        if self.handle is None or now - self.shown < 0.5:
+        if self.handle is None or now - self.shown < _EVERY:
             return
         self.shown = now
         share = epoch - self.done + (step + 1) / self.steps
         left = (now - self.begun) / share * (self.epochs - self.done - share)
         self._update(
             f"epoch {epoch + 1}/{self.epochs}, step {step + 1}/{self.steps}, "
-            f"mean loss {loss:.3f}, about {left:.0f} s left"
+            f"mean loss {float(loss):.3f}, about {left:.0f} s left"
         )
 
     def epoch_done(self, row: dict[str, Any]) -> None:
+        """``row`` is the epoch's in the history."""
         hidden = ("epoch", "lr", "seconds")
         terms = "  ".join(f"{k} {v:.3f}" for k, v in row.items() if k not in hidden)
         print(
-            f"epoch {row['epoch']:>3}/{self.epochs}  lr {row['lr']:.4f}  {terms}  "
+            f"epoch {row['epoch']:>3}/{self.epochs}  lr {row['lr']:.3g}  {terms}  "
             f"{row['seconds']:.1f} s",
             flush=True,
         )
         if row["epoch"] == self.epochs:
             self._update(f"{self.epochs} epochs done")
+
+
+def _in_notebook() -> bool:
+    """Whether a kernel runs this process; that ipykernel is imported does not tell."""
+    if "ipykernel" not in sys.modules:
+        return False
+    from IPython import get_ipython
+
+    return hasattr(get_ipython(), "kernel")

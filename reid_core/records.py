@@ -19,6 +19,7 @@ from reid_core.config import RunConfig
 from reid_core.paths import REPORTED, ROOT, results_folder, shown, write_atomically
 
 SMALL_FILES = ("params.json", "history.csv", "metrics.json")  # of these a record consists
+_KEYS = ("profile", "dataset", "method", "variant", "seed", "trial")
 
 
 class RunError(RuntimeError):
@@ -30,9 +31,15 @@ def folder_of(run: RunConfig) -> Path:
     return results_folder() / "runs" / run.folder_name()
 
 
+def figures_folder(run: RunConfig) -> Path:
+    """Where the run's figures are kept."""
+    return folder_of(run) / "figures"
+
+
 def provenance(device: torch.device) -> dict[str, Any]:
     """Where numbers come from: versions, git commit, device."""
-    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
+    git = ["git", "-C", str(ROOT), "--no-optional-locks"]  # several runs may start at once
+    git += ["describe", "--always", "--dirty", "--abbrev=12"]
     try:
         commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
@@ -47,37 +54,47 @@ def provenance(device: torch.device) -> dict[str, Any]:
 
 
 def open_folder(run: RunConfig, data: str, device: torch.device) -> Path:
-    """The run's folder, made and given its ``params.json`` if it is new. ``data`` is the
-    dataset's fingerprint.
+    """The run's folder with its ``params.json``. ``data`` is the dataset's fingerprint.
+
+    Settings bind from the first checkpoint on: a run that failed before it (no weights file, too
+    few identities) may be started again with better ones.
 
     Raises
     ------
     RunError
-        The folder belongs to a run with other settings or other data.
+        The folder belongs to a run with other settings or other data, or its params are damaged.
     """
     folder = folder_of(run)
-    path = folder / "params.json"
-    asked = {"config": run.to_dict(), "data": data}
-    if not path.exists():
-        content = asked | {"provenance": provenance(device)}
-        write_atomically(path, json.dumps(content, indent=1) + "\n")
-        return folder
-    found = read_json(path)
-    for part in ("config", "data"):
-        if found.get(part) != asked[part]:
-            raise RunError(
-                f"{shown(folder)}: this run exists with other settings: "
-                f"{_difference(found.get(part), asked[part])}. Choose another seed or profile, "
-                "or delete the folder to run it anew."
-            )
+    if any((folder / name).exists() for name in ("checkpoint.pt", "metrics.json")):
+        _require_same(read_json(folder / "params.json"), run, folder, data)
+    else:
+        content = {"config": run.to_dict(), "data": data, "provenance": provenance(device)}
+        write_atomically(folder / "params.json", json.dumps(content, indent=1) + "\n")
     return folder
 
 
-def _difference(found: Any, asked: Any) -> str:
-    if not isinstance(found, dict) or not isinstance(asked, dict):
-        return f"dataset fingerprint {found} there, {asked} asked"
-    keys = [k for k in found.keys() | asked.keys() if found.get(k) != asked.get(k)]
-    return "; ".join(f"{k} is {found.get(k)!r} there, {asked.get(k)!r} asked" for k in sorted(keys))
+def _require_same(
+    found: dict[str, Any], run: RunConfig, folder: Path, data: str | None = None
+) -> None:
+    """``data`` None leaves the dataset out of the comparison."""
+    there, asked = _flat(found["config"]), _flat(run.to_dict())
+    if data is not None:
+        there, asked = there | {"data": found["data"]}, asked | {"data": data}
+    differences = [
+        f"{key} is {there.get(key)!r} there, {asked.get(key)!r} asked"
+        for key in sorted(there.keys() | asked.keys())
+        if there.get(key) != asked.get(key)
+    ]
+    if differences:
+        raise RunError(
+            f"{shown(folder)}: this run exists with other settings: {'; '.join(differences)}. "
+            "Choose another seed or profile, or delete the folder to run it anew."
+        )
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    """Settings of the run and of its model side by side; no name is in both."""
+    return {k: v for k, v in config.items() if k != "model"} | config["model"]
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -86,14 +103,17 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises
     ------
     RunError
-        It is damaged.
+        It is missing or damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not {"config", "data"} <= content.keys():
+            raise ValueError("no config or no data in it")
+        return content
+    except (OSError, ValueError, AttributeError) as error:
         raise RunError(
-            f"{shown(path)}: damaged ({error}). Delete the run's folder {shown(path.parent)} and "
-            "run it again."
+            f"{shown(path)}: missing or damaged ({error}). Delete the run's folder "
+            f"{shown(path.parent)} and run it again."
         ) from None
 
 
@@ -107,13 +127,30 @@ def finish(run: RunConfig, results: list[dict[str, Any]], **more: Any) -> dict[s
 
 
 def finished(run: RunConfig) -> dict[str, Any] | None:
-    """The run's metrics, or None where it is not finished on this machine."""
+    """The content of the run's ``metrics.json``, or None where it is not finished on this machine.
+
+    Raises
+    ------
+    RunError
+        What is finished there is a run with other settings, or is damaged.
+    """
     path = folder_of(run) / "metrics.json"
-    return read_json(path) if path.exists() else None
+    if not path.exists():
+        return None
+    content = read_json(path)
+    _require_same(content, run, path.parent)
+    return content
 
 
 def publish(folder: Path) -> Path:
-    """Copies a finished run's small files to ``results/reported/runs``, the committed records."""
+    """Copies a finished run's small files to ``results/reported/runs``, the committed records, and
+    returns where.
+
+    Raises
+    ------
+    RunError
+        The run is not finished.
+    """
     if not (folder / "metrics.json").exists():
         raise RunError(f"{shown(folder)}: not finished (no metrics.json); nothing to publish.")
     target = REPORTED / "runs" / folder.relative_to(results_folder() / "runs")
@@ -130,9 +167,8 @@ def table(profile: str = "*") -> pd.DataFrame:
     for source, root in (("record", REPORTED / "runs"), ("run", results_folder() / "runs")):
         for path in sorted(root.glob(f"{profile}/*/*/*/*/metrics.json")):
             content = read_json(path)
-            config = content["config"]
-            keys = ("profile", "dataset", "method", "variant", "seed", "trial")
-            run = {key: config[key] for key in keys}
+            run = {key: content["config"][key] for key in _KEYS}
             name = path.parent.relative_to(root).as_posix()
             rows[name] = [{**run, **result, "source": source} for result in content["results"]]
-    return pd.DataFrame([row for name in sorted(rows) for row in rows[name]])
+    every = [row for name in sorted(rows) for row in rows[name]]
+    return pd.DataFrame(every) if every else pd.DataFrame(columns=[*_KEYS, "source"])

@@ -1,13 +1,12 @@
 """``fit(run)``: trains a run's model, exactly resumable, knowing no method."""
 
 import os
-import pickle
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pandas as pd
 import torch
@@ -17,16 +16,17 @@ from torch import nn
 from reid_core import records
 from reid_core.config import RunConfig
 from reid_core.data.augment import Augment
-from reid_core.data.batches import CrossModalSampler, training_batches
+from reid_core.data.batches import Batch, CrossModalSampler, training_batches
 from reid_core.data.datasets import locate, read
 from reid_core.data.images import PackedImages, fingerprint, pack
+from reid_core.data.index import DatasetError
 from reid_core.methods import build
-from reid_core.paths import shown
+from reid_core.paths import shown, write_atomically
 from reid_core.progress import Progress
 
 
 class TrainingStopped(RuntimeError):
-    """A loss is not finite; the last good checkpoint is kept."""
+    """A loss or a weight is not finite; the last good checkpoint is kept."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Trained:
     """A trained run with what measuring it needs."""
 
     run: RunConfig
-    model: nn.Module
-    history: pd.DataFrame  # one row an epoch: epoch, lr, each loss term's mean, total, seconds
+    model: nn.Module  # in evaluation mode
+    history: pd.DataFrame  # a row an epoch: epoch, last lr, mean of each term, total, seconds
     index: pd.DataFrame
     pixels: PackedImages
     device: torch.device
@@ -44,19 +44,21 @@ class Trained:
 
 
 def learning_rate(run: RunConfig, epoch: float) -> float:
-    """Learning rate at ``epoch`` (fractional within one): linear warm-up, then steps."""
+    """Learning rate ``epoch`` epochs after the start: linear warm-up, then steps."""
     if epoch < run.warmup:
         return run.lr * epoch / run.warmup
     return run.lr * run.gamma ** sum(epoch >= milestone for milestone in run.milestones)
 
 
 def make_optimizer(run: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """The backbone learns at ``backbone_lr`` times the rate of everything after it."""
-    inside = {id(p) for p in model.backbone.parameters()}
-    groups: dict[float, list[nn.Parameter]] = {run.backbone_lr: [], 1.0: []}
-    for parameter in model.parameters():
-        groups[run.backbone_lr if id(parameter) in inside else 1.0].append(parameter)
-    parameters = [{"params": p, "factor": factor} for factor, p in groups.items()]
+    """``model.backbone`` learns at ``backbone_lr`` times the rate of everything after it."""
+    backbone = list(model.backbone.parameters())
+    inside = set(map(id, backbone))
+    head = [p for p in model.parameters() if id(p) not in inside]
+    parameters = [
+        {"params": backbone, "factor": run.backbone_lr},
+        {"params": head, "factor": 1.0},
+    ]
     common = {"lr": run.lr, "weight_decay": run.weight_decay}
     if run.optimizer == "sgd":
         return torch.optim.SGD(parameters, momentum=run.momentum, nesterov=run.nesterov, **common)
@@ -82,18 +84,22 @@ def fit(run: RunConfig, data: Path | None = None, device: str = "auto") -> Train
     Raises
     ------
     DatasetError
-        The dataset is missing or defective.
+        The dataset is missing, defective, or has nothing to train or to measure on.
     RunError
         The run's folder holds other settings, a damaged checkpoint, or is in use.
     TrainingStopped
-        A loss term is NaN or infinite.
+        A loss term or a weight is NaN or infinite.
+    ValueError
+        The model cannot be built, for want of its weights file for example.
     """
     automatic = "cuda" if torch.cuda.is_available() else "cpu"
     place = torch.device(automatic if device == "auto" else device)
     root = locate(run.dataset, data)
     index = read(run.dataset, root, run.trial)
-    folder = records.open_folder(run, fingerprint(index, root), place)
-    with _alone(folder):
+    if not (index["split"] == run.evaluate_on).any():
+        raise DatasetError(f"{shown(root)}: {run.dataset} has no split '{run.evaluate_on}'.")
+    with _alone(records.folder_of(run)):
+        folder = records.open_folder(run, fingerprint(index, root), place)
         pixels = pack(index, root, run.height, run.width)
         splits = ["train", "val"] if run.evaluate_on == "test" else ["train"]
         training = index[index["split"].isin(splits)]
@@ -103,7 +109,9 @@ def fit(run: RunConfig, data: Path | None = None, device: str = "auto") -> Train
         optimizer = make_optimizer(run, model)
         history = _resume(folder, model, optimizer, place)
         augment = Augment(run.pad, run.flip, run.erase, run.grayscale, run.trivial_augment)
-        progress = Progress(run.epochs, sampler.steps, history)
+        progress = Progress(run.epochs, sampler.steps, len(history))
+        if len(history) < run.epochs:  # what was measured on lost weights is not this run's
+            (folder / "metrics.json").unlink(missing_ok=True)
         for epoch in range(len(history), run.epochs):
             batches = training_batches(pixels, sampler, augment, epoch, place)
             started = time.perf_counter()
@@ -111,19 +119,29 @@ def fit(run: RunConfig, data: Path | None = None, device: str = "auto") -> Train
             history.append(row | {"seconds": round(time.perf_counter() - started, 2)})
             _checkpoint(folder, model, optimizer, history)
             progress.epoch_done(history[-1])
-    frame = pd.DataFrame(history)
-    records.write_atomically(folder / "history.csv", frame.to_csv(index=False))
-    return Trained(run, model, frame, index, pixels, place, root, folder)
+        frame = pd.DataFrame(history)
+        write_atomically(folder / "history.csv", frame.to_csv(index=False))
+    return Trained(run, model.eval(), frame, index, pixels, place, root, folder)
 
 
-def _train_epoch(run, model, optimizer, batches, epoch, steps, progress) -> dict[str, Any]:
+def _train_epoch(
+    run: RunConfig,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterable[Batch],
+    epoch: int,
+    steps: int,
+    progress: Progress,
+) -> dict[str, Any]:
     """One epoch; returns its row of the history, with the mean of every loss term."""
     torch.manual_seed(run.seed * 100_003 + epoch + 1)  # dropout, and whatever a method draws
     model.train()
-    sums: dict[str, torch.Tensor] = {}
+    sums: dict[str, torch.Tensor] = {}  # on the device: reading one would wait for it
     for step, batch in enumerate(batches):
+        # at the middle of the step: the first one learns, and none lies on a milestone
+        rate = learning_rate(run, epoch + (step + 0.5) / steps)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(run, epoch + (step + 1) / steps) * group["factor"]
+            group["lr"] = rate * group["factor"]
         device = batch.identity.device.type
         with torch.autocast(device, torch.bfloat16, enabled=run.precision == "bf16"):
             terms = model.losses(batch, epoch)
@@ -136,22 +154,35 @@ def _train_epoch(run, model, optimizer, batches, epoch, steps, progress) -> dict
         for name, term in (terms | {"total": total}).items():
             sums[name] = sums.get(name, 0) + term.detach().double()
         progress.step_done(epoch, step, sums["total"] / (step + 1))
-    rate = learning_rate(run, epoch + 1 / steps)
     return {"epoch": epoch + 1, "lr": rate} | {k: (v / steps).item() for k, v in sums.items()}
 
 
-def _stop(terms: dict[str, torch.Tensor], epoch: int, step: int) -> None:
+def _stop(terms: dict[str, torch.Tensor], epoch: int, step: int) -> NoReturn:
     bad = [f"{name} = {v.item()}" for name, v in terms.items() if not torch.isfinite(v)]
     raise TrainingStopped(
-        f"loss {', '.join(bad) or 'total'} in epoch {epoch + 1}, step {step + 1}. The checkpoint "
-        f"after epoch {epoch} is kept. Usual causes: lr too high for the warm-up, or an identity "
-        "alone in its batch; precision='fp32' tells whether bfloat16 has a part in it."
+        f"loss {', '.join(bad) or 'total'} in epoch {epoch + 1}, step {step + 1}. {_kept(epoch)} "
+        "Usual causes: lr too high, or too short a warm-up; precision='fp32' tells whether "
+        "bfloat16 has a part in it."
     )
 
 
-def _checkpoint(folder: Path, model, optimizer, history: list[dict[str, Any]]) -> None:
+def _kept(epochs: int) -> str:
+    return f"The checkpoint after epoch {epochs} is kept." if epochs else "Nothing was saved yet."
+
+
+def _checkpoint(
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    history: list[dict[str, Any]],
+) -> None:
+    """Keeps what the next epoch needs, unless the epoch's last step ruined it."""
+    for name, value in model.state_dict().items():
+        if not torch.isfinite(value).all():
+            epoch = history[-1]["epoch"]
+            raise TrainingStopped(f"{name} is not finite after epoch {epoch}. {_kept(epoch - 1)}")
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
-    temporary = folder / ".checkpoint.pt"
+    temporary = folder / ".checkpoint.pt"  # always this name: a killed run leaves one at most
     with temporary.open("wb") as file:
         torch.save(state, file)
         file.flush()
@@ -159,7 +190,9 @@ def _checkpoint(folder: Path, model, optimizer, history: list[dict[str, Any]]) -
     temporary.replace(folder / "checkpoint.pt")
 
 
-def _resume(folder: Path, model, optimizer, device: torch.device) -> list[dict[str, Any]]:
+def _resume(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
+) -> list[dict[str, Any]]:
     """Loads the folder's checkpoint, if there is one, and returns its history."""
     path = folder / "checkpoint.pt"
     if not path.exists():
@@ -169,16 +202,17 @@ def _resume(folder: Path, model, optimizer, device: torch.device) -> list[dict[s
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         return state["history"]
-    except (RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # of damaged bytes torch.load may make any
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise records.RunError(
-            f"{shown(path)}: not a checkpoint of this run ({reason}). Delete the file to train "
+            f"{shown(path)}: damaged, or of another model ({reason} …). Delete the file to train "
             "from the start."
         ) from None
 
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):
             yield

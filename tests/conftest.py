@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from reid_core.data.paperdolls import draw_sysu
 from reid_core.paths import ROOT
 
 
@@ -16,6 +17,14 @@ def own_folders(tmp_path_factory):
         patch.setenv("REID_DATA", str(tmp_path_factory.mktemp("data")))
         patch.setenv("REID_RESULTS", str(tmp_path_factory.mktemp("results")))
         yield
+
+
+@pytest.fixture(scope="session")
+def tiny_dolls(tmp_path_factory) -> Path:
+    """PaperDolls in SYSU-MM01's layout, for the `smoke` profile: 6 + 2 identities train, 4 test."""
+    root = tmp_path_factory.mktemp("dolls")
+    draw_sysu(root, train=6, val=2, test=4, images=2, height=48, width=24, workers=1)
+    return root
 
 
 @pytest.fixture(scope="session")

@@ -32,9 +32,11 @@ def resnet_stages(name: str, weights: str = "none", last_stride: int = 1) -> nn.
     Raises
     ------
     ValueError
-        Unknown name; ImageNet weights asked for a network that has none, or that cannot be
-        downloaded; a weights file that does not fit.
+        Unknown name or stride; ImageNet weights asked for a network that has none, or that cannot
+        be downloaded; a weights file that is missing, damaged or of another network.
     """
+    if last_stride not in (1, 2):
+        raise ValueError(f"last_stride: found {last_stride}, expected 1 or 2.")
     if name == "resnet10_half":
         if weights != "none":
             raise ValueError(f"weights: found '{weights}', but resnet10_half has none to load.")
@@ -80,22 +82,32 @@ def _load(network: nn.Module, name: str, weights: str) -> None:
     if weights == "imagenet":
         try:
             state = enum.get_state_dict(progress=False, check_hash=True)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # no network; a download that was damaged
             raise ValueError(
                 f"weights: torchvision's {enum} cannot be downloaded ({error}). On a machine with "
-                f"network, fetch {enum.url.rsplit('/', 1)[1]} and name its path instead, or choose "
-                "'none' to train from scratch."
+                f"network, fetch {enum.url}, put it into data/weights and give its name instead, "
+                "or choose 'none' to train from scratch."
             ) from None
     elif Path(weights).is_file():
-        state = torch.load(weights, map_location="cpu", weights_only=True)
+        state = _read(weights)
     else:
         raise ValueError(
-            f"weights: found '{weights}', expected 'imagenet', 'none' or the path of a state dict."
+            f"weights: found no file '{weights}', expected 'imagenet', 'none' or a state dict's."
         )
     try:
         network.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f"weights: '{weights}' does not fit {name}: {error}") from None
+    except (RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]  # torch lists every key
+        raise ValueError(f"weights: '{weights}' does not fit {name}: {reason} …") from None
+
+
+def _read(path: str) -> dict[str, torch.Tensor]:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of damaged bytes torch.load may make any
+        raise ValueError(
+            f"weights: '{path}' is not a state dict ({type(error).__name__}); get the file again."
+        ) from None
 
 
 class TwoStreamResNet(nn.Module):

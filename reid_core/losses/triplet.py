@@ -5,18 +5,24 @@ import torch.nn.functional as F
 
 
 def pairwise_distance(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Euclidean distances (n, m) of the rows of ``x`` (n, D) and ``y`` (m, D).
+    """Euclidean distances (n, m) of the rows of ``x`` (n, D) and ``y`` (m, D), float32.
 
-    Through |x|² + |y|² − 2xy, kept off zero, where the root has no gradient.
+    Summed difference by difference: |x|² + |y|² − 2xy loses the small ones of two large numbers
+    (all of them under autocast, where the product is bfloat16). Equal rows have gradient zero.
     """
-    squared = x.square().sum(1, keepdim=True) + y.square().sum(1) - 2 * x @ y.T
-    return squared.clamp(min=1e-12).sqrt()
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _pairs(identity: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Masks (n, n) of the positives (the anchor itself excluded) and of the negatives."""
     same = identity[:, None] == identity[None, :]
-    return same & ~torch.eye(len(identity), dtype=torch.bool, device=same.device), ~same
+    positive = same & ~torch.eye(len(identity), dtype=torch.bool, device=same.device)
+    if not (positive.any(1) & ~same.all(1)).all():
+        raise ValueError(
+            f"identity: found {identity.tolist()}, expected at least two identities, each of them "
+            "at least twice: a triplet is an anchor, a positive and a negative."
+        )
+    return positive, ~same
 
 
 def batch_hard_triplet(
@@ -29,8 +35,11 @@ def batch_hard_triplet(
     ----------
     features : (n, D) float32
     identity : (n,) int64
-        Every identity must occur at least twice, and there must be two of them, else the hardest
-        positive or negative does not exist and the loss is not finite.
+
+    Raises
+    ------
+    ValueError
+        An anchor has no positive or no negative.
     """
     distance = pairwise_distance(features, features)
     positive, negative = _pairs(identity)
@@ -46,6 +55,11 @@ def weighted_regularised_triplet(features: torch.Tensor, identity: torch.Tensor)
 
     ``features`` (n, D) float32, ``identity`` (n,) int64. The released code counts the anchor among
     its own positives; here it is left out, as in the equation.
+
+    Raises
+    ------
+    ValueError
+        An anchor has no positive or no negative.
     """
     distance = pairwise_distance(features, features)
     positive, negative = _pairs(identity)

@@ -1,7 +1,13 @@
-"""The methods: one file each, and how a run of one is put together."""
+"""The methods: one file each, and how a run of one is put together.
+
+A method's module has ``Config``, ``RECIPE`` (what its paper changes of ``RunConfig``), ``VARIANTS``
+and ``Model(config, identities)`` with ``embed``, ``losses`` and the part ``backbone``, which learns
+at its own rate. What a model draws at random, it draws from torch's global generator, which the
+trainer seeds for every epoch.
+"""
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from types import ModuleType
 from typing import Any
 
@@ -9,8 +15,10 @@ from torch import nn
 
 from reid_core.config import ConfigError, RunConfig, load_profile, strictly
 from reid_core.methods import baselines
+from reid_core.paths import data_folder
 
 METHODS: dict[str, ModuleType] = {"baselines": baselines}
+_PLACE = ("method", "variant", "profile", "dataset", "seed", "trial")  # they name the run's folder
 
 
 def configure(
@@ -18,13 +26,16 @@ def configure(
     variant: str,
     profile: str = "demo",
     overrides: Mapping[str, Any] | None = None,
-    **identity: Any,
+    *,
+    dataset: str = "paperdolls-sysu",
+    seed: int = 0,
+    trial: int = 1,
 ) -> RunConfig:
     """A run's whole configuration.
 
     From weak to strong: the paper's recipe (the method's ``RECIPE`` and ``Config`` defaults), the
-    profile, the variant, ``overrides``. Keys are fields of ``RunConfig`` or of the method's
-    ``Config``; ``identity`` holds dataset, seed and trial.
+    profile, the variant, ``overrides``. Keys are fields of ``RunConfig``, other than those that
+    name the run's folder, or of the method's ``Config``.
 
     Raises
     ------
@@ -37,30 +48,39 @@ def configure(
     if variant not in module.VARIANTS:
         known = ", ".join(module.VARIANTS)
         raise ConfigError(f"variant of {method}: found '{variant}', expected one of {known}.")
-    content = load_profile(profile)
-    layers = [
-        module.RECIPE,
-        content.get("overrides", {}),
-        module.VARIANTS[variant],
-        dict(overrides or {}),
-    ]
-    merged = {key: value for layer in layers for key, value in layer.items()}
+    of_profile = load_profile(profile)
+    if overrides == of_profile:  # `papermill -f` hands the profile over once more: still a profile
+        overrides = {}
+    layers = {
+        f"recipe of {method}": module.RECIPE,
+        f"profile {profile}": of_profile,
+        f"variant {variant}": module.VARIANTS[variant],
+        "overrides": overrides or {},
+    }
     own = [f.name for f in fields(module.Config)]
-    general = [f.name for f in fields(RunConfig) if f.name not in ("method", "variant", "model")]
-    for key in merged:
-        if key not in own + general:
-            raise ConfigError(
-                f"overrides: unknown setting '{key}'. Of {method}: {', '.join(own)}. "
-                f"Of every run: {', '.join(general)}."
-            )
+    general = [f.name for f in fields(RunConfig) if f.name not in (*_PLACE, "model")]
+    merged: dict[str, Any] = {}
+    for source, layer in layers.items():
+        for key in layer:
+            if key not in own + general:
+                raise ConfigError(
+                    f"{source}: unknown setting '{key}'. Of {method}: {', '.join(own)}. "
+                    f"Of every run: {', '.join(general)}."
+                )
+        merged |= layer
     name = f"{method}/{variant}"
     model = strictly(module.Config, {k: v for k, v in merged.items() if k in own}, name)
-    run = {k: v for k, v in merged.items() if k not in own}
-    run |= {"method": method, "variant": variant, "profile": profile, "model": asdict(model)}
-    return strictly(RunConfig, run | identity, name)
+    run = {k: v for k, v in merged.items() if k in general}
+    place = dict(zip(_PLACE, (method, variant, profile, dataset, seed, trial), strict=True))
+    return strictly(RunConfig, run | place | {"model": asdict(model)}, name)
 
 
 def build(run: RunConfig, identities: int) -> nn.Module:
-    """The run's model for ``identities`` training identities."""
+    """The run's model for ``identities`` training identities; a weights file is looked for in
+    ``data/weights``."""
     module = METHODS[run.method]
-    return module.Model(strictly(module.Config, run.model, run.method), identities)
+    config = strictly(module.Config, run.model, run.method)
+    weights = getattr(config, "weights", "none")
+    if weights not in ("imagenet", "none"):
+        config = replace(config, weights=str(data_folder() / "weights" / weights))
+    return module.Model(config, identities)

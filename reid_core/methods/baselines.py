@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
+from reid_core.config import NotNegative, Weights
 from reid_core.data.batches import Batch
 from reid_core.layers.pooling import GAP, GeM
 from reid_core.layers.two_stream import MODALITIES, TwoStreamResNet
@@ -30,13 +31,13 @@ class Config:
     """Defaults: the two-stream baseline of the field (Ye et al., TPAMI 2021)."""
 
     backbone: Literal["resnet10_half", "resnet18", "resnet34", "resnet50"] = "resnet50"
-    weights: str = "imagenet"  # or "none", or the path of a state dict
+    weights: Weights = "imagenet"  # or "none", or the name of a state dict in data/weights
     share_from: Annotated[int, Field(ge=0, le=5)] = 1  # first stage shared by both modalities
     zero_padding: bool = False  # gray images in a channel of their modality's own
     last_stride: Literal[1, 2] = 1
     pooling: Literal["gap", "gem"] = "gap"
     metric: Literal["batch_hard", "weighted_regularised"] = "batch_hard"
-    margin: float = 0.3
+    margin: NotNegative = 0.3  # of "batch_hard"; the other has none
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
@@ -90,7 +91,8 @@ class Model(nn.Module):
         """Identity (cross-entropy) and triplet loss over both modalities."""
         f = self.features({"visible": batch.visible, "infrared": batch.infrared})
         identity = batch.identity.repeat(2)
-        logits = self.classifier(self.neck(f)).float()
+        with torch.autocast(f.device.type, enabled=False):  # bfloat16 logits keep 2 or 3 digits
+            logits = self.classifier(self.neck(f))
         if self.config.metric == "batch_hard":
             triplet = batch_hard_triplet(f, identity, self.config.margin)
         else:

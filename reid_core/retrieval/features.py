@@ -1,5 +1,6 @@
 """Features of a dataset's images, and every protocol measured on them."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 from reid_core import records
 from reid_core.data.augment import normalise
 from reid_core.data.images import PackedImages
+from reid_core.paths import write_atomically
 from reid_core.retrieval.protocols import evaluate
 from reid_core.train import Trained
 
@@ -28,7 +30,16 @@ def extract(
     batch_size: int = 128,
 ) -> np.ndarray:
     """Features (n, D) float32 of the pictures at ``rows``, in their order, each through the branch
-    of its own modality (``modalities``, (n,) of "visible" and "infrared")."""
+    of its own modality (``modalities``, (n,) of "visible" and "infrared").
+
+    Raises
+    ------
+    ValueError
+        There are no rows, or a modality is neither of the two.
+    """
+    if len(rows) == 0 or not np.isin(modalities, ("visible", "infrared")).all():
+        found = sorted(set(np.asarray(modalities).tolist()))
+        raise ValueError(f"modalities: found {found}, expected some 'visible' or 'infrared'.")
     device = torch.device(device)
     model.eval()
     features: np.ndarray | None = None
@@ -42,8 +53,6 @@ def extract(
             if features is None:
                 features = np.empty((len(rows), embedded.shape[1]), np.float32)
             features[chosen] = embedded
-    if features is None:
-        raise ValueError("rows: found none, expected at least one visible or infrared picture.")
     return features
 
 
@@ -98,8 +107,9 @@ def measure(trained: Trained) -> dict[str, Any]:
         device=trained.device,
         precision=trained.run.precision,
     )
-    with (trained.folder / "features.npy").open("wb") as file:
-        np.save(file, features)
+    content = io.BytesIO()
+    np.save(content, features)
+    write_atomically(trained.folder / "features.npy", content.getvalue())
     results = evaluate_all(features, index, settings_of(trained.run.dataset, trained.root))
     seconds = round(float(trained.history["seconds"].sum()), 1)
     return records.finish(trained.run, results, train_seconds=seconds)
