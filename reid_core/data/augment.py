@@ -84,7 +84,7 @@ class Augment:
         rows = (y > top[:, None]) & (y < (top + tall)[:, None]) & chosen[:, None]
         columns = (x > left[:, None]) & (x < (left + wide)[:, None])
         hole = (rows[:, :, None] & columns[:, None, :]).to(images.device)
-        return images.masked_fill(hole[:, None], 0.0)
+        return images.masked_fill_(hole[:, None], 0.0)  # in place keeps the memory channels-last
 
 
 def _trivial_augment(images: torch.Tensor, random: torch.Generator) -> torch.Tensor:

@@ -1,0 +1,178 @@
+"""Augmentation: every decision per image, and the same from the same generator."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+
+from reid_core.data.augment import Augment, normalise
+
+HEIGHT, WIDTH = 20, 12
+
+
+def noise(n: int, height: int = HEIGHT, width: int = WIDTH) -> torch.Tensor:
+    shape = (n, height, width, 3)
+    return torch.randint(256, shape, generator=random(99), dtype=torch.uint8)
+
+
+def repeated(n: int) -> torch.Tensor:
+    return noise(1).expand(n, -1, -1, -1).contiguous()
+
+
+def random(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def plain(**changes) -> Augment:
+    """Nothing but ``changes``."""
+    return Augment(**{"pad": 0, "flip": 0.0} | changes)
+
+
+EVERYTHING = Augment(pad=3, flip=0.5, erase=0.5, grayscale=0.5, trivial=True)
+
+
+def test_normalise_agrees_with_torchvision():
+    images = noise(4)
+    reference = v2.Compose(
+        [
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]),
+        ]
+    )
+    torch.testing.assert_close(normalise(images), reference(images.permute(0, 3, 1, 2)))
+    assert plain()(images, "visible", random()).equal(normalise(images))
+
+
+@pytest.mark.parametrize("augment", [plain(), Augment(), EVERYTHING])
+@pytest.mark.parametrize("modality", ["visible", "infrared"])
+@pytest.mark.parametrize("n", [1, 5])
+def test_shape_kind_and_memory_format(augment, modality, n):
+    images = noise(n)
+    before = images.clone()
+    out = augment(images, modality, random())
+    assert (out.shape, out.dtype) == ((n, 3, HEIGHT, WIDTH), torch.float32)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    assert images.equal(before)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_crop_is_a_slice_of_the_padded_image(mirrored):
+    images = noise(200)
+    out = plain(pad=2, flip=float(mirrored))(images, "visible", random())
+    padded = np.pad(images.numpy(), ((0, 0), (2, 2), (2, 2), (0, 0)))
+    offsets = set()
+    for picture, result in zip(padded, out, strict=True):
+        slices = {
+            (y, x): torch.tensor(picture[y : y + HEIGHT, x : x + WIDTH].copy())
+            for y in range(5)
+            for x in range(5)
+        }
+        turned = {at: s.flip(1) if mirrored else s for at, s in slices.items()}
+        offsets.update(at for at, s in turned.items() if normalise(s[None])[0].equal(result))
+    assert len(offsets) == 25  # every image is one of the slices, and every slice occurs
+
+
+def test_every_result_of_a_crop_is_one_of_the_slices():
+    image = torch.full((300, HEIGHT, WIDTH, 3), 255, dtype=torch.uint8)
+    kept = plain(pad=2)(image, "visible", random())[:, 0] > 0
+    assert (kept.any(2).sum(1) >= HEIGHT - 2).all() and (kept.any(1).sum(1) >= WIDTH - 2).all()
+    assert set(kept.any(2).sum(1).tolist()) == {HEIGHT - 2, HEIGHT - 1, HEIGHT}
+    assert not kept.all(), "padding is black"
+
+
+def test_flip_is_decided_per_image():
+    images = noise(400)
+    out = plain(flip=0.3)(images, "infrared", random())
+    same = (out == normalise(images)).all(dim=(1, 2, 3))
+    turned = (out == normalise(images.flip(2))).all(dim=(1, 2, 3))
+    assert (same ^ turned).all()
+    assert 80 < turned.sum() < 160
+
+
+def test_grayscale_is_decided_per_image_and_for_visible_ones_only():
+    images = noise(400)
+    augment = plain(grayscale=0.3)
+    assert augment(images, "infrared", random()).equal(normalise(images))
+    out = augment(images, "visible", random())
+    luma = np.stack([np.asarray(Image.fromarray(i.numpy()).convert("L")) for i in images])
+    gray = normalise(torch.tensor(luma)[..., None].expand(-1, -1, -1, 3))
+    same = (out == normalise(images)).all(dim=(1, 2, 3))
+    near = ((out - gray).abs() < 1.01 / 255 / 0.224).all(dim=(1, 2, 3))  # one level of rounding
+    assert (same ^ near).all()
+    assert 80 < near.sum() < 160
+
+
+def test_erasing_blanks_one_rectangle_to_the_mean():
+    images = noise(600, 64, 32)
+    out, kept = plain(erase=0.4)(images, "visible", random()), normalise(images)
+    hole = (out == 0).all(dim=1)
+    assert out.equal(torch.where(hole[:, None], 0.0, kept))  # no pixel of the noise is the mean
+    erased = hole.any(dim=(1, 2))
+    assert 190 < erased.sum() < 290
+    rows, columns = hole.any(2).sum(1)[erased], hole.any(1).sum(1)[erased]
+    area = hole.sum(dim=(1, 2))[erased]
+    assert (area == rows * columns).all()
+    for inside, length in ((hole.any(2)[erased], rows), (hole.any(1)[erased], columns)):
+        last = inside.shape[1] - 1 - inside.flip(1).int().argmax(1)
+        assert (last - inside.int().argmax(1) + 1 == length).all()  # without gaps
+    share = area / (64 * 32)
+    assert 0.01 < share.min() < 0.05 and 0.33 < share.max() < 0.43
+    aspect = (rows / columns)[share > 0.1]  # where rounding to whole pixels matters little
+    assert 0.25 < aspect.min() < 0.5 and 2.9 < aspect.max() < 3.5
+    places = {tuple(h.flatten().nonzero()[0].tolist()) for h in hole[erased]}
+    assert len(places) > 100
+
+
+def test_trivial_augment_is_decided_per_image():
+    out = plain(trivial=True)(repeated(64), "visible", random())
+    assert len({picture.numpy().tobytes() for picture in out}) > 20
+
+
+@pytest.mark.parametrize("name", ["flip", "grayscale", "erase"])
+def test_certain_and_impossible_decisions(name):
+    images = noise(50)
+    never = plain(**{name: 0.0})(images, "visible", random())
+    always = plain(**{name: 1.0})(images, "visible", random())
+    assert never.equal(normalise(images))
+    assert (always != never).any(dim=3).any(dim=2).any(dim=1).all()
+
+
+@pytest.mark.parametrize("modality", ["visible", "infrared"])
+def test_a_generator_decides_everything(modality, monkeypatch):
+    def no(*_):
+        raise AssertionError("CUDA's generators must be left alone")
+
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", no)
+    images = noise(40)
+    results = []
+    for seed in (1, 2):  # of the global generator, which has no say
+        torch.default_generator.manual_seed(seed)
+        before = torch.get_rng_state()
+        results.append(EVERYTHING(images, modality, random(7)))
+        assert torch.get_rng_state().equal(before)
+    assert results[0].equal(results[1])
+    assert not EVERYTHING(images, modality, random(8)).equal(results[0])
+    once = random(7)
+    EVERYTHING(images, modality, once)
+    assert not EVERYTHING(images, modality, once).equal(results[0])  # it moves on
+
+
+def test_normalised_batches_can_be_learnt_from_after_inference(monkeypatch):
+    with torch.inference_mode():
+        normalise(noise(1))  # caches the constants
+    layer = torch.nn.Conv2d(3, 1, 3)
+    layer(normalise(noise(2))).sum().backward()
+    assert layer.weight.grad is not None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_seed_means_the_same_on_every_device():
+    images = noise(64, 64, 32)
+    for augment in (plain(pad=3, flip=0.5, erase=0.5, grayscale=0.5), EVERYTHING):
+        here = augment(images, "visible", random())
+        there = augment(images.cuda(), "visible", random())
+        assert there.is_cuda
+        # nearest-neighbour warps may round a coordinate to the other side
+        differs = ((here - there.cpu()).abs() > 1e-2).float().mean()
+        assert differs < (0.01 if augment.trivial else 1e-4)
