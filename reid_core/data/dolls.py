@@ -20,10 +20,10 @@ MATERIALS = (
 )
 LABEL = {name: number for number, name in enumerate(MATERIALS)}
 
-HAIR = ("bald", "short", "short", "bob", "long", "long", "ponytail", "bun", "cap")
+HAIR = ("bald", "short", "bob", "long", "ponytail", "bun", "cap", "beanie", "sun hat")
 TOPS = ("tee", "tee", "vest", "shirt", "shirt", "jacket", "open jacket", "coat", "hoodie")
 BOTTOMS = ("trousers", "trousers", "slim", "wide", "shorts", "skirt", "long skirt")
-BAGS = ("none", "none", "backpack", "backpack", "cross-body", "handbag")
+BAGS = ("none", "backpack", "backpack", "cross-body", "handbag")
 PRINTS = ("plain", "bars", "pinstripes", "checks", "dots", "yoke", "logo")
 HEM = {"tee": 0.53, "vest": 0.52, "shirt": 0.54, "hoodie": 0.55, "coat": 0.70}
 
@@ -44,7 +44,11 @@ class Person:
     top: str
     bottom: str
     bag: str
+    bag_size: float
+    scarf: bool
     prints: tuple[str, str]  # of top and bottom
+    raglan: bool  # sleeves in the colour of the print
+    side_stripe: bool  # along the trousers, in the colour of their print
     pitch: float  # period of a print
     logo: tuple[float, float, float]  # centre below the head, half width, half height
     sleeve: float  # fraction of the arm that is covered
@@ -116,6 +120,10 @@ def draw_person(rng: np.random.Generator) -> Person:
         top=top,
         bottom=str(rng.choice(BOTTOMS)),
         bag=str(rng.choice(BAGS)),
+        bag_size=rng.choice([0.75, 1.0, 1.3]),
+        scarf=bool(rng.random() < 0.2),
+        raglan=bool(rng.random() < 0.25),
+        side_stripe=bool(rng.random() < 0.25),
         prints=(str(rng.choice(PRINTS)), str(rng.choice(("plain", "plain", *PRINTS[:5])))),
         pitch=rng.choice([0.035, 0.055, 0.085]),
         logo=(rng.uniform(0.24, 0.36), rng.uniform(0.025, 0.07), rng.uniform(0.02, 0.07)),

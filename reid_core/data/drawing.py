@@ -54,6 +54,9 @@ def _leg(pen: _Pen, who: Person, hip, knee, ankle, forward: float) -> None:
             end = _along(knee, ankle, 0.96)
             wide = thick * (cut if who.bottom == "wide" else 0.8 * cut)
             pen.limb(knee, end, thick * cut, wide, "bottom")
+            if who.side_stripe:
+                pen.limb(hip, knee, 0.008, 0.008, "bottom print")
+                pen.limb(knee, end, 0.008, 0.008, "bottom print")
     if who.boots:
         top = _along(ankle, knee, who.boots / 0.24)
         pen.limb(top, ankle, thick * 0.85, thick * 0.62, "shoes")
@@ -65,12 +68,13 @@ def _arm(pen: _Pen, who: Person, shoulder, elbow, hand) -> None:
     pen.limb(elbow, hand, thick * 0.85, thick * 0.6, "skin")
     pen.ellipse(*hand, thick * 0.85, thick * 0.95, "skin")
     cloth = thick * (1.35 if who.top in ("jacket", "open jacket", "coat", "hoodie") else 1.15)
+    sleeve = "top print" if who.raglan else "top"
     if who.sleeve > 0:
         upper = _along(shoulder, elbow, min(1.0, who.sleeve * 2))
-        pen.limb(shoulder, upper, cloth * 1.1, cloth, "top")
+        pen.limb(shoulder, upper, cloth * 1.1, cloth, sleeve)
     if who.sleeve > 0.5:
         cuff = _along(elbow, hand, min(0.92, who.sleeve * 2 - 1))
-        pen.limb(elbow, cuff, cloth, cloth * 0.85, "top")
+        pen.limb(elbow, cuff, cloth, cloth * 0.85, sleeve)
 
 
 def _head(pen: _Pen, who: Person, x: float, front: float, side: float) -> None:
@@ -83,6 +87,8 @@ def _head(pen: _Pen, who: Person, x: float, front: float, side: float) -> None:
         lock = [(x - spread, y), (x + spread, y), (x + spread, length), (x - spread, length)]
         pen.polygon([(a + back, b) for a, b in lock], "hair")
     pen.limb((x, 0.10), (x, 0.17), 0.026, 0.032, "skin")
+    if who.scarf:
+        pen.limb((x - 0.045, 0.15), (x + 0.045, 0.15), 0.024, 0.024, "hat")
     pen.ellipse(x, y, r * 0.86, r * 1.18, "skin")
     if who.hair == "bald":
         return
@@ -100,13 +106,14 @@ def _head(pen: _Pen, who: Person, x: float, front: float, side: float) -> None:
         pen.limb((tail, y - 0.02), (tail - 0.03 * side, 0.24), 0.020, 0.012, "hair")
     if who.hair == "bun":
         pen.ellipse(x + 2.2 * back, y - 1.35 * r, r * 0.5, r * 0.45, "hair")
-    if who.hair == "cap":
-        pen.ellipse(x, y - 0.62 * r, r * 1.02, r * 0.72, "hat")
+    crown = {"cap": 0.72, "sun hat": 0.85, "beanie": 1.0}.get(who.hair)
+    if crown is not None:
+        pen.ellipse(x, y - 0.62 * r, r * 1.02, r * crown, "hat")
+    if who.hair == "sun hat":
+        pen.ellipse(x, y - 0.45 * r, r * 2.0, r * 0.25, "hat")
+    if who.hair == "cap" and front > -0.3:
         brim = x + r * (1.1 * side if abs(side) > 0.3 else 0.0)
-        if front > -0.3:
-            pen.limb(
-                (x - 0.5 * r, y - 0.45 * r), (brim + 0.5 * r, y - 0.4 * r), 0.011, 0.009, "hat"
-            )
+        pen.limb((x - 0.5 * r, y - 0.45 * r), (brim + 0.5 * r, y - 0.4 * r), 0.011, 0.009, "hat")
 
 
 def _torso(pen: _Pen, who: Person, hip_y: float, front: float, half) -> None:
@@ -116,11 +123,9 @@ def _torso(pen: _Pen, who: Person, hip_y: float, front: float, half) -> None:
     if who.bottom in ("skirt", "long skirt"):
         start, spread = (0.64, 0.035) if who.bottom == "skirt" else (0.78, 0.045)
         hem = start + 0.12 * who.cut
-        corners = [(-bottom, hip_y - 0.06), (bottom, hip_y - 0.06)]
-        pen.polygon([*corners, (bottom + spread, hem), (-bottom - spread, hem)], "bottom")
+        pen.polygon(_trapezium(0, hip_y - 0.06, hem, bottom, bottom + spread), "bottom")
     else:
-        corners = [(-bottom, hip_y - 0.05), (bottom, hip_y - 0.05)]
-        pen.polygon([*corners, (bottom, hip_y + 0.04), (-bottom, hip_y + 0.04)], "bottom")
+        pen.polygon(_trapezium(0, hip_y - 0.05, hip_y + 0.04, bottom, bottom), "bottom")
     flare = bottom + who.flare + (0.012 if who.top in ("coat", "hoodie") else 0.0)
     outline = [(-0.032, 0.145), (0.032, 0.145), (0.8 * chest, 0.166), (chest, 0.20)]
     outline += [(waist, 0.40), (flare, who.hem), (-flare, who.hem), (-waist, 0.40)]
@@ -143,30 +148,35 @@ def _torso(pen: _Pen, who: Person, hip_y: float, front: float, half) -> None:
 
 
 def _bag(pen: _Pen, who: Person, front: float, side: float, chest: float, hand) -> None:
+    size = who.bag_size
     if who.bag == "backpack":
         if front > 0.3:
             for x in (-0.055, 0.055):
                 pen.limb((x, 0.165), (x * 1.15, 0.34), 0.011, 0.010, "bag")
         elif front < -0.3:
-            body = [(-0.075, 0.20), (0.075, 0.20), (0.085, 0.42), (-0.085, 0.42)]
-            pen.polygon(body, "bag")
-            pen.polygon([(-0.05, 0.33), (0.05, 0.33), (0.05, 0.40), (-0.05, 0.40)], "bag trim")
+            w, top = 0.08 * size, 0.31 - 0.11 * size
+            pen.polygon(_trapezium(0, top, 0.31 + 0.11 * size, w * 0.9, w), "bag")
+            pen.polygon(_trapezium(0, 0.33, 0.31 + 0.09 * size, w * 0.6, w * 0.6), "bag trim")
         if abs(side) > 0.5:
-            x = -side * (chest * 0.6 + 0.035)
-            pen.ellipse(x, 0.30, 0.055, 0.115, "bag")
+            x = -side * (chest * 0.6 + 0.035 * size)
+            pen.ellipse(x, 0.30, 0.055 * size, 0.115 * size, "bag")
             pen.limb((0, 0.17), (x * 0.3, 0.30), 0.010, 0.010, "bag trim")
     elif who.bag == "cross-body":
         # worn on the person's left: right in the picture from the front, left from behind
         x = 0.105 if front > 0 else -0.105
         pen.limb((-0.6 * x, 0.17), (x, 0.45), 0.009, 0.009, "bag trim")
-        pen.polygon(
-            [(x - 0.06, 0.44), (x + 0.06, 0.44), (x + 0.055, 0.55), (x - 0.055, 0.55)], "bag"
-        )
+        pen.polygon(_trapezium(x, 0.44, 0.44 + 0.11 * size, 0.06 * size, 0.055 * size), "bag")
     elif who.bag == "handbag":
         x, y = hand
         pen.limb((x, y), (x, y + 0.05), 0.007, 0.007, "bag trim")
-        pen.polygon([(x - 0.05, y + 0.05), (x + 0.05, y + 0.05), (x + 0.065, y + 0.15),
-                     (x - 0.065, y + 0.15)], "bag")  # fmt: skip
+        pen.polygon(
+            _trapezium(x, y + 0.05, y + 0.05 + 0.1 * size, 0.05 * size, 0.065 * size), "bag"
+        )
+
+
+def _trapezium(x: float, top: float, bottom: float, upper: float, lower: float) -> list:
+    """Corners of an upright trapezium around ``x``, of half widths ``upper`` and ``lower``."""
+    return [(x - upper, top), (x + upper, top), (x + lower, bottom), (x - lower, bottom)]
 
 
 def _printed(labels: np.ndarray, who: Person, scale: float, x: float, y: float) -> np.ndarray:
@@ -195,7 +205,7 @@ def draw_labels(who: Person, rng: np.random.Generator, height: int, width: int) 
     ``rng`` chooses the view angle, the walking phase and the jitter of the crop.
     """
     size = (SUPERSAMPLE * width, SUPERSAMPLE * height)
-    view = rng.choice(VIEWS, p=(0.35, 0.15, 0.35, 0.15)) + rng.uniform(-0.4, 0.4)
+    view = rng.choice(VIEWS, p=(0.38, 0.12, 0.38, 0.12)) + rng.uniform(-0.3, 0.3)
     front, side = float(np.cos(view)), float(np.sin(view))
     swing = who.gait * float(np.sin(rng.uniform(0, 2 * np.pi)))
     scale = size[1] * 0.97 * who.height * rng.uniform(0.96, 1.04)

@@ -68,8 +68,8 @@ def draw_camera(
         # the outdoor lamp over-exposes, as the real cam6 does
         gain=rng.uniform(0.85, 1.05) if colour else (1.12 if outdoor else 1.0),
         balance=rng.uniform(0.90, 1.10, 3).astype(np.float32) if colour else np.ones(3, np.float32),
-        blur=(1.0 if outdoor else 0.5) if colour else 0.8,
-        noise=0.02 if colour else 0.025,
+        blur=(1.0 if outdoor else 0.5) if colour else 0.6,
+        noise=0.02,
         exposure=(0.3 if colour else 0.15) if outdoor else 0.08,
         clutter=(0.25 if colour else 0.08) if outdoor else 0.04,
     )
