@@ -138,7 +138,7 @@ def test_unknown_names_are_refused_with_the_choices():
         configure("agw", "two-stream")
     with pytest.raises(ConfigError, match=r"variant of baselines: found 'x', .*two-stream"):
         configure("baselines", "x")
-    with pytest.raises(ConfigError, match=r"profile: found 'x', expected one of: demo, paper, smok"):
+    with pytest.raises(ConfigError, match=r"profile: found 'x', expected one of: demo, paper"):
         configure("baselines", "two-stream", "x")
     with pytest.raises(ConfigError, match=r"overrides: unknown setting 'p'.*margin.*milestones"):
         configure("baselines", "two-stream", overrides={"p": 1})
