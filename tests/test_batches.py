@@ -138,3 +138,22 @@ def test_training_batches_are_the_same_after_a_resume():
     torch.manual_seed(9)
     assert epoch(1).equal(second)
     assert not first.equal(second)
+
+
+class Same:
+    """Stands for a sampler that draws the same rows in every epoch."""
+
+    def __init__(self, seed: int):
+        self.seed = seed
+
+    def epoch(self, number: int):
+        yield np.arange(4), np.arange(4), np.arange(4)
+
+
+def test_augmentation_differs_between_epochs_and_seeds():
+    seen = set()
+    for seed, number in ((0, 0), (0, 1), (1, 0), (0, 0)):
+        cpu = torch.device("cpu")
+        (batch,) = training_batches(Numbered(), Same(seed), Augment(pad=2), number, cpu)
+        seen.add(batch.visible.numpy().tobytes())
+    assert len(seen) == 3

@@ -118,6 +118,7 @@ def test_an_interrupted_drawing_is_completed(tmp_path, monkeypatch, draw, settin
 
     assert draw(tmp_path / "set", workers=1, **settings) > 0
     assert hashes(tmp_path / "set") == expected
+    assert paperdolls.MARKER in expected and paperdolls.STARTED not in expected
     assert draw(tmp_path / "set", workers=1, **settings) == 0
 
 
