@@ -274,7 +274,7 @@ def test_command_draws_an_inventory(tmp_path, name):
 @pytest.mark.parametrize(
     "options, said",
     [
-        ("paperdolls-full", "needs --inventory"),
+        ("paperdolls-full", "paperdolls-full needs"),
         ("paperdolls-full --inventory lists --train 3", "--train: not for this set"),
         ("paperdolls-sysu --inventory lists --images 3", "--images: not for this set"),
         ("paperdolls-sysu --identities 3", "--identities: not for this set"),
