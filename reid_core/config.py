@@ -15,7 +15,16 @@ T = TypeVar("T")
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
-Dataset = Literal["paperdolls-sysu", "paperdolls-regdb", "paperdolls-full", "sysu", "regdb", "llcm"]
+Dataset = Literal[
+    "paperdolls-sysu",
+    "paperdolls-regdb",
+    "paperdolls-full",
+    "paperdolls-tiny",
+    "paperdolls-tiny-regdb",
+    "sysu",
+    "regdb",
+    "llcm",
+]
 
 
 def _file_name(value: str) -> str:
@@ -125,7 +134,7 @@ def _problem(error: Mapping[str, Any]) -> str:
 
 def load_profile(name: str) -> dict[str, Any]:
     """The ``overrides`` of ``notebooks/profiles/<name>.yaml``; papermill reads the same file with
-    ``-f``, hence its form: notebook parameters ``profile`` (its own name) and ``overrides``.
+    ``-f``, hence its form: notebook parameters, of them ``profile`` (its own name).
 
     Raises
     ------
@@ -137,12 +146,7 @@ def load_profile(name: str) -> dict[str, Any]:
         known = ", ".join(sorted(p.stem for p in PROFILES.glob("*.yaml")))
         raise ConfigError(f"profile: found '{name}', expected one of: {known}.")
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not (
-        isinstance(content, dict)
-        and content.keys() == {"profile", "overrides"}
-        and content["profile"] == name
-        and isinstance(content["overrides"], dict)
-    ):
-        form = f"'profile: {name}' and a mapping 'overrides', nothing else"
-        raise ConfigError(f"{shown(path)}: expected {form}.")
-    return content["overrides"]
+    overrides = content.get("overrides") if isinstance(content, dict) else None
+    if not isinstance(overrides, dict) or content.get("profile") != name:
+        raise ConfigError(f"{shown(path)}: expected 'profile: {name}' and a mapping 'overrides'.")
+    return overrides

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from reid_core.data.paperdolls import draw_sysu
@@ -17,6 +18,12 @@ def own_folders(tmp_path_factory):
         patch.setenv("REID_DATA", str(tmp_path_factory.mktemp("data")))
         patch.setenv("REID_RESULTS", str(tmp_path_factory.mktemp("results")))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Tiny networks gain nothing from a second thread, and beside other work they wait for it."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import yaml
 
 from reid_core import config
 from reid_core.config import ConfigError, Dataset, RunConfig, load_profile, strictly
+from reid_core.data.datasets import NAMES
 from reid_core.methods import METHODS, build, configure
 from reid_core.methods.baselines import Config
 from reid_core.paths import PROFILES, data_folder
@@ -183,12 +184,7 @@ def test_weights_are_looked_for_in_the_data_folder():
 
 
 def test_datasets_of_a_run_have_readers():
-    assert {name.removeprefix("paperdolls-") for name in get_args(Dataset)} == {
-        "sysu",
-        "regdb",
-        "llcm",
-        "full",
-    }
+    assert set(get_args(Dataset)) == set(NAMES)
 
 
 def test_settings_cannot_change():

@@ -201,6 +201,12 @@ def test_gem_learns_its_exponent_and_stands_zeros():
     assert torch.isfinite(dead.grad).all()
 
 
+def test_gem_stays_between_average_and_maximum():
+    maps = torch.rand(2, 3, 4, 2)
+    for p in (0.9, 0.0, -4.0):
+        torch.testing.assert_close(GeM(p)(maps), GAP()(maps))
+
+
 @pytest.mark.parametrize("pool", [GAP(), GeM()])
 def test_pooling_is_float32_under_autocast(pool):
     maps = torch.rand(2, 3, 4, 2).bfloat16()
