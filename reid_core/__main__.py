@@ -11,7 +11,7 @@ from typing import Any
 from reid_core.data import DATASETS, DatasetError
 from reid_core.data.check import check
 from reid_core.data.datasets import DRAWN, NAMES, layout, locate, read
-from reid_core.data.paperdolls import draw_regdb, draw_sysu
+from reid_core.data.paperdolls import draw
 from reid_core.paths import data_folder, shown
 
 
@@ -74,9 +74,8 @@ def _add_draw(commands: argparse._SubParsersAction) -> None:
 
 def _draw(options: argparse.Namespace) -> int:
     root = options.path or data_folder() / options.dataset
-    draw = draw_regdb if layout(options.dataset) == "regdb" else draw_sysu
     settings = _draw_settings(options)
-    drawn, seconds = _timed(lambda: draw(root, **settings))
+    drawn, seconds = _timed(lambda: draw(options.dataset, root, **settings))
     if drawn:
         print(f"{shown(root)}: {_rate(drawn, seconds)} drawn")
     else:
@@ -98,11 +97,6 @@ def _draw_settings(options: argparse.Namespace) -> dict[str, Any]:
     if wrong := [f"--{name}" for name in settings if name not in allowed]:
         choices = ", ".join(f"--{name}" for name in sorted(allowed))
         raise DatasetError(f"{', '.join(wrong)}: not for this set; choose from {choices}")
-    if options.dataset == "paperdolls-full" and "inventory" not in settings:
-        raise DatasetError(
-            "paperdolls-full needs --inventory: the folder of SYSU-MM01's own rand_perm_cam.mat, "
-            "train_id.mat and test_id.mat"
-        )
     return settings
 
 

@@ -109,12 +109,13 @@ def _framed(axis: Axes, picture: np.ndarray, colour: str, style: str, label: str
         spine.set(edgecolor=colour, linestyle=style, linewidth=2.4)
 
 
-def cmc_curves(curves: Mapping[str, np.ndarray], title: str) -> Figure:
+def cmc_curves(curves: Mapping[str, Sequence[float]], title: str) -> Figure:
     """Cumulative matching characteristic: for each name the share (fractions) of queries whose
     identity is found within the first k ranks, k = 1, 2, …"""
     figure = Figure(figsize=(5.6, 3.8), layout="constrained")
     axis = figure.add_subplot()
     for number, (name, curve) in enumerate(curves.items()):
+        curve = np.asarray(curve)
         ranks = np.arange(1, len(curve) + 1)
         label = f"{name} (rank-1 {100 * curve[0]:.1f} %)"
         _line(axis, number, ranks, 100 * curve, label)

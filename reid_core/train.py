@@ -104,6 +104,8 @@ def fit(run: RunConfig, data: Path | None = None, device: str = "auto") -> Train
         splits = ["train", "val"] if run.evaluate_on == "test" else ["train"]
         training = index[index["split"].isin(splits)]
         sampler = CrossModalSampler(training, run.identities, run.images, run.seed, run.steps)
+        for handling, people in sampler.report.groupby("handling"):
+            print(f"sampler: {len(people)} identities incomplete, {handling}", flush=True)
         torch.manual_seed(run.seed)
         model = build(run, len(sampler.classes)).to(place, memory_format=torch.channels_last)
         optimizer = make_optimizer(run, model)

@@ -15,6 +15,8 @@ def test_layouts():
         "paperdolls-sysu": "sysu",
         "paperdolls-regdb": "regdb",
         "paperdolls-full": "sysu",
+        "paperdolls-tiny": "sysu",
+        "paperdolls-tiny-regdb": "regdb",
         "sysu": "sysu",
         "regdb": "regdb",
         "llcm": "llcm",

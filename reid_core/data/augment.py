@@ -24,6 +24,12 @@ def normalise(images: torch.Tensor) -> torch.Tensor:
     return (images.permute(0, 3, 1, 2).float() - mean) / std
 
 
+def denormalise(images: torch.Tensor) -> torch.Tensor:
+    """The inverse of ``normalise``, for looking: float (B, 3, H, W) to uint8 (B, H, W, 3)."""
+    mean, std = _constants(images.device)
+    return (images * std + mean).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
 @dataclass(frozen=True)
 class Augment:
     """Random crop (after padding with black), flip, grayscale, TrivialAugment (Müller & Hutter,

@@ -6,9 +6,10 @@ import pandas as pd
 
 from reid_core.data import DATASETS
 from reid_core.data.index import DatasetError
+from reid_core.data.paperdolls import MARKER, SETS, draw
 from reid_core.paths import data_folder, shown
 
-DRAWN = {"paperdolls-sysu": "sysu", "paperdolls-regdb": "regdb", "paperdolls-full": "sysu"}
+DRAWN = {name: "regdb" if name.endswith("regdb") else "sysu" for name in SETS}
 NAMES = (*DRAWN, *DATASETS)
 
 
@@ -40,6 +41,21 @@ def locate(dataset: str, folder: Path | str | None = None) -> Path:
     if dataset in DRAWN:
         hint = f"draw it with `python -m reid_core data draw {dataset}`"
     raise DatasetError(f"{shown(root)}: no such folder, expected the dataset {dataset}; {hint}.")
+
+
+def obtain(dataset: str, folder: Path | str | None = None) -> Path:
+    """The dataset's folder, as `locate`; PaperDolls that are not there yet are drawn first.
+
+    Raises
+    ------
+    DatasetError
+        There is no such folder, and nothing to draw it from.
+    """
+    root = data_folder() / dataset
+    if dataset in DRAWN and not folder and not (root / MARKER).exists():
+        print(f"drawing {dataset} into {shown(root)}, once", flush=True)
+        draw(dataset, root)
+    return locate(dataset, folder)
 
 
 def read(dataset: str, root: Path, trial: int = 1) -> pd.DataFrame:

@@ -7,83 +7,34 @@ identity, camera, number), so neither the order of drawing nor the number of wor
 """
 
 import hashlib
-import io
 import json
 import multiprocessing
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock
-from scipy.io import loadmat, savemat
 
 from reid_core.data.dolls import draw_person
 from reid_core.data.index import DatasetError
+from reid_core.data.inventory import (
+    SYSU_CAMERAS,
+    Inventory,
+    even_inventory,
+    permutations,
+    real_inventory,
+)
 from reid_core.data.scenes import Camera, draw_camera, render
 from reid_core.paths import shown, write_atomically
 
+DRAWING = 1  # raised whenever the same seed would give other pictures
 STARTED = "paperdolls-unfinished.json"  # the settings of a set; written before its first picture
 MARKER = "paperdolls.json"  # what the former is renamed to after the last one
-SYSU_CAMERAS = {
-    1: ("visible", "indoor"),
-    2: ("visible", "indoor"),
-    3: ("infrared", "indoor"),
-    4: ("visible", "outdoor"),
-    5: ("visible", "outdoor"),
-    6: ("infrared", "outdoor"),
-}
 REGDB_CAMERAS = {1: ("visible", "outdoor"), 2: ("thermal", "outdoor")}
 _PEOPLE, _CAMERAS, _PICTURES = 1, 2, 3  # separate random streams
-
-Inventory = dict[int, dict[int, int]]  # identity -> camera -> number of pictures
-Splits = dict[str, list[int]]  # "train", "val", "test" -> identities
-
-
-def even_inventory(train: int, val: int, test: int, images: int) -> tuple[Inventory, Splits]:
-    """``images`` pictures of every identity under each camera that sees it. As in SYSU-MM01, two
-    people in five never enter the rooms of cameras 1 and 2, so indoor-search has fewer to tell
-    apart."""
-    ids = list(range(1, train + val + test + 1))
-    splits = {"train": ids[:train], "val": ids[train : train + val], "test": ids[train + val :]}
-    seen = {i: SYSU_CAMERAS if i % 5 < 3 else SYSU_CAMERAS.keys() - {1, 2} for i in ids}
-    return {i: dict.fromkeys(sorted(cameras), images) for i, cameras in seen.items()}, splits
-
-
-def real_inventory(folder: Path) -> tuple[Inventory, Splits]:
-    """The exact inventory of the real SYSU-MM01 (45 863 images), from its own protocol files.
-
-    ``folder`` holds ``rand_perm_cam.mat``, ``train_id.mat`` and ``test_id.mat``. The validation ids
-    are the other ids seen in both modalities: 99, as published (Wu et al., ICCV 2017).
-
-    Raises
-    ------
-    DatasetError
-        One of the three files is missing or damaged.
-    """
-    inventory: Inventory = {}
-    for camera, people in enumerate(_load(folder / "rand_perm_cam.mat", "rand_perm_cam"), 1):
-        for identity, permutations in enumerate(people.ravel(), 1):
-            if permutations.shape[1]:
-                inventory.setdefault(identity, {})[camera] = permutations.shape[1]
-    listed = {s: _load(folder / f"{s}_id.mat", "id").tolist() for s in ("train", "test")}
-    infrared = {camera for camera, (modality, _) in SYSU_CAMERAS.items() if modality == "infrared"}
-    both = [i for i, seen in inventory.items() if infrared & seen.keys() and seen.keys() - infrared]
-    known = {*listed["train"], *listed["test"]}
-    return inventory, {**listed, "val": sorted(i for i in both if i not in known)}
-
-
-def _load(path: Path, key: str) -> np.ndarray:
-    try:
-        return loadmat(io.BytesIO(path.read_bytes()))[key].ravel()
-    except Exception as error:  # a damaged .mat makes scipy raise nearly anything
-        raise DatasetError(
-            f"{shown(path)}: cannot be read ({error}), expected a MATLAB file with the key "
-            f"'{key}'. The inventory needs SYSU-MM01's own rand_perm_cam.mat, train_id.mat and "
-            "test_id.mat in one folder."
-        ) from None
 
 
 @lru_cache(maxsize=8)
@@ -94,31 +45,29 @@ def _camera(seed: int, number: int, modality: str, style: str, height: int, widt
     return draw_camera(rng, modality, style, height, width)
 
 
-def _draw_one_sysu(seed: int, size: tuple[int, int], root: Path, task: tuple) -> int:
+class _Layout(NamedTuple):
+    cameras: dict[int, tuple[str, str]]  # number -> modality and style
+    path: Callable[[int, int, int], str]  # of (identity, camera, number of the picture)
+
+
+def _draw_one(
+    layout: _Layout, seed: int, size: tuple[int, int], root: Path, task: tuple[int, dict[int, int]]
+) -> int:
+    """Draws all pictures of one person; returns their number."""
     identity, seen = task
     who = draw_person(np.random.default_rng([seed, _PEOPLE, identity]))
     for number, images in seen.items():
-        camera = _camera(seed, number, *SYSU_CAMERAS[number], *size)
-        folder = root / f"cam{number}" / f"{identity:04d}"
-        folder.mkdir(parents=True, exist_ok=True)
+        camera = _camera(seed, number, *layout.cameras[number], *size)
         for n in range(1, images + 1):
-            rng = np.random.default_rng([seed, _PICTURES, identity, number, n])
-            render(who, camera, rng, *size).save(folder / f"{n:04d}.jpg", quality=92)
-    return sum(seen.values())
-
-
-def _draw_one_regdb(seed: int, size: tuple[int, int], root: Path, task: tuple) -> int:
-    identity, seen = task
-    who = draw_person(np.random.default_rng([seed, _PEOPLE, identity]))
-    for number, images in seen.items():
-        modality, style = REGDB_CAMERAS[number]
-        camera = _camera(seed, number, modality, style, *size)
-        for n in range(1, images + 1):
-            path = root / _regdb_path(identity, number, n)
+            path = root / layout.path(identity, number, n)
             path.parent.mkdir(parents=True, exist_ok=True)
             rng = np.random.default_rng([seed, _PICTURES, identity, number, n])
-            render(who, camera, rng, *size).save(path)
+            render(who, camera, rng, *size).save(path, quality=92)
     return sum(seen.values())
+
+
+def _sysu_path(identity: int, camera: int, n: int) -> str:
+    return f"cam{camera}/{identity:04d}/{n:04d}.jpg"
 
 
 def _regdb_path(identity: int, camera: int, n: int) -> str:
@@ -127,7 +76,7 @@ def _regdb_path(identity: int, camera: int, n: int) -> str:
 
 
 def _run(
-    draw: Callable[..., int],
+    layout: _Layout,
     settings: dict[str, Any],
     root: Path,
     inventory: Inventory,
@@ -137,13 +86,15 @@ def _run(
     """Draws what ``inventory`` lists, then lets ``finish`` write the lists, then marks the end."""
     _require_possible(settings | {"workers": workers})
     root = root.resolve()
-    recorded = json.dumps(settings, indent=1) + "\n"
+    recorded = json.dumps({"drawing": DRAWING, **settings}, indent=1) + "\n"
     root.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(root.parent / f".{root.name}.lock"):  # of two at once, the second has no work
         if _is_complete(root, recorded):
             return 0
         write_atomically(root / STARTED, recorded)
-        one = partial(draw, settings["seed"], (settings["height"], settings["width"]), root)
+        one = partial(
+            _draw_one, layout, settings["seed"], (settings["height"], settings["width"]), root
+        )
         drawn = sum(_map(one, inventory.items(), workers))
         finish()
         (root / STARTED).replace(root / MARKER)
@@ -191,10 +142,10 @@ def draw_sysu(
     root: Path,
     *,
     seed: int = 0,
-    train: int = 300,
-    val: int = 20,
+    train: int = 900,
+    val: int = 50,
     test: int = 96,
-    images: int = 5,
+    images: int = 4,
     inventory: Path | None = None,
     height: int = 160,
     width: int = 64,
@@ -228,10 +179,10 @@ def draw_sysu(
         available = sorted(i for ids in splits.values() for i in ids)
         for name, ids in {**splits, "available": available}.items():
             write_atomically(root / "exp" / f"{name}_id.txt", ",".join(map(str, ids)) + "\n")
-        content = _permutations(amounts, np.random.default_rng([seed, _PICTURES]))
+        content = permutations(amounts, np.random.default_rng([seed, _PICTURES]))
         write_atomically(root / "exp" / "rand_perm_cam.mat", content)
 
-    return _run(_draw_one_sysu, settings, root, amounts, workers, finish)
+    return _run(_Layout(SYSU_CAMERAS, _sysu_path), settings, root, amounts, workers, finish)
 
 
 def draw_regdb(
@@ -260,7 +211,7 @@ def draw_regdb(
                     lines = _regdb_lines(sorted(ids.tolist()), camera, images)
                     write_atomically(root / "idx" / f"{split}_{name}_{trial}.txt", "".join(lines))
 
-    return _run(_draw_one_regdb, settings, root, amounts, workers, finish)
+    return _run(_Layout(REGDB_CAMERAS, _regdb_path), settings, root, amounts, workers, finish)
 
 
 def _regdb_lines(ids: list[int], camera: int, images: int) -> Iterable[str]:
@@ -269,17 +220,34 @@ def _regdb_lines(ids: list[int], camera: int, images: int) -> Iterable[str]:
             yield f"{_regdb_path(identity, camera, n)} {label}\n"
 
 
-def _permutations(inventory: Inventory, rng: np.random.Generator) -> bytes:
-    """The content of a ``rand_perm_cam.mat``: ten permutations of 1..n per camera and identity."""
-    cells = np.empty((len(SYSU_CAMERAS), 1), object)
-    for camera in SYSU_CAMERAS:
-        people = np.empty((max(inventory), 1), object)
-        for identity in range(1, max(inventory) + 1):
-            n = inventory.get(identity, {}).get(camera, 0)
-            rows = [rng.permutation(n) + 1 for _ in range(10)]
-            people[identity - 1, 0] = np.array(rows, np.uint16).reshape(10, n)
-        cells[camera - 1, 0] = people
-    stream = io.BytesIO()
-    savemat(stream, {"rand_perm_cam": cells})
-    # a .mat file begins with 116 bytes of free text, where scipy writes the time of day
-    return b"MATLAB 5.0 MAT-file, PaperDolls".ljust(116) + stream.getvalue()[116:]
+SETS: dict[str, tuple[Callable[..., int], dict[str, int]]] = {
+    "paperdolls-sysu": (draw_sysu, {}),
+    "paperdolls-regdb": (draw_regdb, {}),
+    "paperdolls-full": (draw_sysu, {}),  # of the real dataset's inventory, which must be given
+    "paperdolls-tiny": (
+        draw_sysu,
+        {"train": 10, "val": 2, "test": 10, "images": 2, "height": 64, "width": 32},
+    ),
+    "paperdolls-tiny-regdb": (
+        draw_regdb,
+        {"identities": 16, "images": 3, "height": 64, "width": 32},
+    ),
+}
+
+
+def draw(dataset: str, root: Path, **settings: Any) -> int:
+    """Draws the set named ``dataset``, one of ``SETS``, under ``root``; ``settings`` are those of
+    ``draw_sysu`` or ``draw_regdb`` and change its own. Returns the number of images drawn.
+
+    Raises
+    ------
+    DatasetError
+        "paperdolls-full" is asked for without an inventory; or as they do.
+    """
+    if dataset == "paperdolls-full" and "inventory" not in settings:
+        raise DatasetError(
+            "paperdolls-full needs an inventory: the folder of SYSU-MM01's own rand_perm_cam.mat, "
+            "train_id.mat and test_id.mat (`data draw paperdolls-full --inventory FOLDER`)"
+        )
+    function, own = SETS[dataset]
+    return function(root, **{**own, **settings})

@@ -68,10 +68,11 @@ def draw_camera(
         # the outdoor lamp over-exposes, as the real cam6 does
         gain=rng.uniform(0.85, 1.05) if colour else (1.12 if outdoor else 1.0),
         balance=rng.uniform(0.90, 1.10, 3).astype(np.float32) if colour else np.ones(3, np.float32),
-        blur=(1.0 if outdoor else 0.5) if colour else 0.6,
-        noise=0.02,
-        exposure=(0.3 if colour else 0.15) if outdoor else 0.08,
-        clutter=(0.25 if colour else 0.08) if outdoor else 0.04,
+        # outdoors people are farther away, the sun comes and goes, and things stand in front
+        blur=(1.1 if outdoor else 0.4) if colour else 0.6,
+        noise=0.02 if outdoor else 0.015,
+        exposure=(0.35 if colour else 0.15) if outdoor else 0.06,
+        clutter=(0.25 if colour else 0.08) if outdoor else 0.0,
     )
 
 

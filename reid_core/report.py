@@ -1,0 +1,62 @@
+"""``python -m reid_core report``: this machine's finished runs become committed records, and the
+records become the summary table that the README shows."""
+
+import pandas as pd
+
+from reid_core import records
+from reid_core.paths import REPORTED, ROOT, results_folder, write_atomically
+
+_START, _END = "<!-- results:start -->", "<!-- results:end -->"
+_KEYS = ["profile", "dataset", "method", "variant", "protocol", "mode", "gallery", "shots"]
+_MEASURES = ["rank1", "rank5", "rank10", "rank20", "mAP", "mINP"]
+
+
+def publish_finished(profile: str) -> list[str]:
+    """Copies the small files of every finished run of ``profile`` to ``results/reported/runs`` and
+    returns the runs' names. Runs of an uncommitted tree are published as what they are: their
+    provenance says "dirty"."""
+    root = results_folder() / "runs"
+    folders = sorted(path.parent for path in root.glob(f"{profile}/*/*/*/*/metrics.json"))
+    return [records.publish(f).relative_to(REPORTED / "runs").as_posix() for f in folders]
+
+
+def summary() -> pd.DataFrame:
+    """One row for each evaluation of the committed records: over seeds (and RegDB's trials), the
+    mean of every measure as a fraction, the standard deviation (of the sample), and their number
+    ``runs``."""
+    table = records.table(sources=("record",))
+    grouped = table.groupby(_KEYS, sort=False)
+    mean = grouped[_MEASURES].mean()
+    spread = grouped[_MEASURES].std(ddof=1).add_suffix("_std")
+    return pd.concat([grouped.size().rename("runs"), mean, spread], axis=1).reset_index()
+
+
+def readme_table(summarised: pd.DataFrame) -> str:
+    """The README's table: single-shot, ``agw`` or full gallery, per cent, mean ± deviation."""
+    chosen = summarised[(summarised["shots"] == 1) & (summarised["gallery"] != "official")]
+    lines = ["| dataset | search | method | runs | rank-1 | rank-10 | mAP | mINP |"]
+    lines.append("|---|---|---|---|---|---|---|---|")
+    for row in chosen.sort_values(["dataset", "mode"], kind="stable").to_dict("records"):
+        cells = [row["dataset"], row["mode"], row["variant"], row["runs"]]
+        cells += [_percent(row[m], row[f"{m}_std"]) for m in ("rank1", "rank10", "mAP", "mINP")]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+def _percent(mean: float, deviation: float) -> str:
+    spread = "" if pd.isna(deviation) else f" ± {100 * deviation:.1f}"
+    return f"{100 * mean:.1f}{spread}"
+
+
+def write_report() -> None:
+    """Writes ``results/reported/summary.csv`` and the README's table from the records."""
+    summarised = summary()
+    content = summarised.round(4).to_csv(index=False, lineterminator="\n")
+    write_atomically(REPORTED / "summary.csv", content)
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    before, rest = text.split(_START)
+    after = rest.split(_END)[1]
+    note = "Per cent; mean ± standard deviation over seeds; profile `demo`; gallery `agw` or full."
+    block = f"{_START}\n{readme_table(summarised)}\n\n{note}\n{_END}"
+    write_atomically(readme, before + block + after)

@@ -1,0 +1,63 @@
+"""Every notebook runs from top to bottom under papermill, and keeps the house's form."""
+
+import statistics
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+import yaml
+from papermill.inspection import inspect_notebook
+
+from reid_core.paths import PROFILES, ROOT
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+# scales that a smoke run must not spend time on
+SMALLER = {"03_baselines": {"variants": "one-stream two-stream"}}
+
+
+def _code(notebook: Path) -> list[nbformat.NotebookNode]:
+    return [c for c in nbformat.read(notebook, 4).cells if c.cell_type == "code"]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
+def test_runs_on_the_smoke_profile(notebook: Path, tmp_path: Path) -> None:
+    """Also from another working directory: nothing may depend on where it is started."""
+    known = inspect_notebook(str(notebook))
+    asked = {
+        **yaml.safe_load((PROFILES / "smoke.yaml").read_text()),
+        **SMALLER.get(notebook.stem, {}),
+    }
+    asked["thermal"] = "paperdolls-tiny-regdb"
+    parameters = {name: value for name, value in asked.items() if name in known}
+    executed = papermill.execute_notebook(
+        str(notebook), str(tmp_path / notebook.name), parameters, cwd=str(tmp_path),
+        kernel_name="python3", progress_bar=False,
+    )  # fmt: skip
+    outputs = [o for c in executed.cells if c.cell_type == "code" for o in c.outputs]
+    assert outputs
+    complaints = [o.text for o in outputs if o.get("name") == "stderr"]
+    assert not complaints, "a saved notebook shows its reader what went to stderr"
+    assert any("image/png" in o.get("data", {}) for o in outputs), "a notebook without a figure"
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
+def test_has_the_house_form(notebook: Path) -> None:
+    cells = _code(notebook)
+    assert not [c for c in cells if c.outputs or c.execution_count], "strip the outputs"
+    lengths = [len(c.source.splitlines()) for c in cells]
+    assert max(lengths) <= 15
+    assert statistics.median(lengths) <= 6
+    assert all(c.source.count("def ") <= 2 for c in cells)
+    tagged = [c for c in cells if "parameters" in c.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    assert nbformat.read(notebook, 4).metadata.kernelspec.name == "python3"
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
+def test_every_parameter_is_typed_and_explained(notebook: Path) -> None:
+    parameters = inspect_notebook(str(notebook)).values()
+    assert 1 <= len(parameters) <= 10
+    for parameter in parameters:
+        assert parameter["inferred_type_name"] != "None", parameter
+        assert parameter["help"], parameter
