@@ -55,10 +55,9 @@ def _add_draw(commands: argparse._SubParsersAction) -> None:
         ("height", "pixels"),
         ("width", "pixels"),
         ("workers", "processes"),
-        ("train", "identities (SYSU-MM01's layout)"),
+        ("train", "identities"),
         ("val", "identities (SYSU-MM01's layout)"),
-        ("test", "identities (SYSU-MM01's layout)"),
-        ("identities", "half of them train, half test (RegDB's layout)"),
+        ("test", "identities"),
         ("images", "pictures of an identity under each camera"),
     ):
         parser.add_argument(f"--{name}", type=int, metavar="N", help=meaning)
@@ -90,7 +89,7 @@ def _draw_settings(options: argparse.Namespace) -> dict[str, Any]:
     settings = {k: v for k, v in given.items() if k not in ("run", "dataset", "path")}
     counts = {"train", "val", "test", "images"}
     if layout(options.dataset) == "regdb":
-        counts = {"identities", "images"}
+        counts = {"train", "test", "images"}
     elif "inventory" in settings or options.dataset == "paperdolls-full":
         counts = {"inventory"}  # which says how many there are of everything
     allowed = counts | {"seed", "height", "width", "workers"}

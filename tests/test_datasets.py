@@ -40,7 +40,7 @@ def test_regdb_trials(regdb):
 
 def test_drawn_sets_are_read_in_their_layout(tmp_path):
     draw_sysu(tmp_path / "s", train=2, val=0, test=1, images=1, height=40, width=16, workers=1)
-    draw_regdb(tmp_path / "r", identities=2, images=1, height=40, width=16, workers=1)
+    draw_regdb(tmp_path / "r", train=1, test=1, images=1, height=40, width=16, workers=1)
     assert read("paperdolls-sysu", tmp_path / "s").equals(DATASETS["sysu"](tmp_path / "s"))
     assert read("paperdolls-full", tmp_path / "s").equals(DATASETS["sysu"](tmp_path / "s"))
     for trial in (1, 5):

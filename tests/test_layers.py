@@ -99,6 +99,8 @@ def test_each_image_passes_its_own_branch_in_the_order_given():
         both = network(images)
         alone = {m: network({m: x}) for m, x in images.items()}
         turned = network({m: images[m] for m in reversed(MODALITIES)})
+        swapped = network({"visible": images["infrared"]})
+    assert not torch.allclose(swapped, alone["infrared"])
     torch.testing.assert_close(both, torch.cat([alone["visible"], alone["infrared"]]))
     torch.testing.assert_close(turned, torch.cat([alone["infrared"], alone["visible"]]))
 

@@ -17,7 +17,7 @@ from reid_core.data.paperdolls import draw_regdb, draw_sysu, real_inventory
 from reid_core.retrieval import evaluate
 
 SYSU = {"train": 4, "val": 2, "test": 4, "images": 2, "height": 40, "width": 16}
-REGDB = {"identities": 6, "images": 2, "height": 40, "width": 16}
+REGDB = {"train": 3, "test": 3, "images": 2, "height": 40, "width": 16}
 LAYOUTS = pytest.mark.parametrize("draw, settings", [(draw_sysu, SYSU), (draw_regdb, REGDB)])
 
 
@@ -150,7 +150,7 @@ def test_a_real_dataset_is_never_drawn_over(sysu, draw):
     [
         *((draw_sysu, {name: 0}) for name in ("train", "test", "images", "height", "workers")),
         *((draw_sysu, {name: -1}) for name in ("seed", "val")),
-        (draw_regdb, {"identities": 1}),
+        (draw_regdb, {"train": 0}),
     ],
 )
 def test_settings_that_are_too_small(tmp_path, draw, setting):
@@ -162,7 +162,17 @@ def test_settings_that_are_too_small(tmp_path, draw, setting):
 
 def test_two_processes_at_once(tmp_path):
     command = [sys.executable, "-m", "reid_core", "data", "draw", "paperdolls-regdb"]
-    command += [str(tmp_path / "set"), "--identities", "40", "--images", "2", "--workers", "1"]
+    command += [
+        str(tmp_path / "set"),
+        "--train",
+        "20",
+        "--test",
+        "20",
+        "--images",
+        "2",
+        "--workers",
+        "1",
+    ]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     said = sorted(process.communicate(timeout=60)[0] for process in both)
     assert [process.returncode for process in both] == [0, 0]
@@ -277,8 +287,7 @@ def test_command_draws_an_inventory(tmp_path, name):
         ("paperdolls-full", "paperdolls-full needs"),
         ("paperdolls-full --inventory lists --train 3", "--train: not for this set"),
         ("paperdolls-sysu --inventory lists --images 3", "--images: not for this set"),
-        ("paperdolls-sysu --identities 3", "--identities: not for this set"),
-        ("paperdolls-regdb --val 3 --test 1", "--val, --test: not for this set"),
+        ("paperdolls-regdb --val 3 --inventory x", "--val, --inventory: not for this set"),
         ("paperdolls-regdb --inventory lists", "--inventory: not for this set"),
         ("paperdolls-regdb --workers 0", "workers: found 0"),
     ],

@@ -184,6 +184,16 @@ def test_weights_ruined_in_the_last_step_do_not_replace_a_good_checkpoint(monkey
     assert len(fit(run, tiny_dolls).history) == 2
 
 
+def test_history_has_the_mean_of_every_term(monkeypatch, tiny_dolls):
+    values = iter((1.0, 2.0, 6.0, 4.0, 5.0, 9.0))
+    spoil(
+        monkeypatch,
+        1,
+        lambda terms, model: terms | {"triplet": 0 * terms["triplet"] + next(values)},
+    )
+    assert fit(smoke(), tiny_dolls).history["triplet"].tolist() == [3.0, 6.0]
+
+
 # what is refused, and what is not done again
 
 

@@ -33,7 +33,7 @@ from reid_core.paths import shown, write_atomically
 DRAWING = 1  # raised whenever the same seed would give other pictures
 STARTED = "paperdolls-unfinished.json"  # the settings of a set; written before its first picture
 MARKER = "paperdolls.json"  # what the former is renamed to after the last one
-REGDB_CAMERAS = {1: ("visible", "outdoor"), 2: ("thermal", "outdoor")}
+REGDB_CAMERAS = {1: ("visible", "indoor"), 2: ("thermal", "indoor")}  # one room, as it were
 _PEOPLE, _CAMERAS, _PICTURES = 1, 2, 3  # separate random streams
 
 
@@ -102,7 +102,7 @@ def _run(
 
 
 def _require_possible(settings: dict[str, Any]) -> None:
-    least = {"seed": 0, "val": 0, "identities": 2}
+    least = {"seed": 0, "val": 0}
     for name, value in settings.items():
         if isinstance(value, int) and value < least.get(name, 1):
             raise DatasetError(f"{name}: found {value}, expected {least.get(name, 1)} or more")
@@ -189,24 +189,25 @@ def draw_regdb(
     root: Path,
     *,
     seed: int = 0,
-    identities: int = 412,
-    images: int = 10,
+    train: int = 900,
+    test: int = 206,
+    images: int = 5,
     height: int = 128,
     width: int = 64,
     workers: int = 2,
 ) -> int:
     """Draws PaperDolls under ``root`` in RegDB's layout (thermal); returns the number of images
-    drawn. Half of the ``identities`` train and half test, in ten trials. See ``draw_sysu``."""
+    drawn. In each of ten trials other identities train and test; as many test as in RegDB, but more
+    train, because a network that starts from nothing needs them. See ``draw_sysu``."""
     root = Path(root)
-    settings = {"layout": "regdb", "seed": seed, "identities": identities, "images": images}
+    settings = {"layout": "regdb", "seed": seed, "train": train, "test": test, "images": images}
     settings |= {"height": height, "width": width}
-    amounts = {i: dict.fromkeys(REGDB_CAMERAS, images) for i in range(1, identities + 1)}
+    amounts = {i: dict.fromkeys(REGDB_CAMERAS, images) for i in range(1, train + test + 1)}
 
     def finish() -> None:
         for trial in range(1, 11):
-            order = np.random.default_rng([seed, _PICTURES, trial]).permutation(identities) + 1
-            halves = {"train": order[: identities // 2], "test": order[identities // 2 :]}
-            for split, ids in halves.items():
+            order = np.random.default_rng([seed, _PICTURES, trial]).permutation(train + test) + 1
+            for split, ids in {"train": order[:train], "test": order[train:]}.items():
                 for camera, name in ((1, "visible"), (2, "thermal")):
                     lines = _regdb_lines(sorted(ids.tolist()), camera, images)
                     write_atomically(root / "idx" / f"{split}_{name}_{trial}.txt", "".join(lines))
@@ -230,7 +231,7 @@ SETS: dict[str, tuple[Callable[..., int], dict[str, int]]] = {
     ),
     "paperdolls-tiny-regdb": (
         draw_regdb,
-        {"identities": 16, "images": 3, "height": 64, "width": 32},
+        {"train": 8, "test": 8, "images": 3, "height": 64, "width": 32},
     ),
 }
 
