@@ -22,12 +22,12 @@ SYSU_CAMERAS = {
 
 
 def even_inventory(train: int, val: int, test: int, images: int) -> tuple[Inventory, Splits]:
-    """``images`` pictures of every identity under each camera that sees it. As in SYSU-MM01, two
-    people in five never enter the rooms of cameras 1 and 2, so indoor-search has fewer to tell
-    apart."""
+    """``images`` pictures of every identity under each camera that sees it. As in SYSU-MM01, not
+    everyone enters the rooms of cameras 1 and 2 (here two people in five do), so indoor-search has
+    fewer to tell apart."""
     ids = list(range(1, train + val + test + 1))
     splits = {"train": ids[:train], "val": ids[train : train + val], "test": ids[train + val :]}
-    seen = {i: SYSU_CAMERAS if i % 5 < 3 else SYSU_CAMERAS.keys() - {1, 2} for i in ids}
+    seen = {i: SYSU_CAMERAS if i % 5 < 2 else SYSU_CAMERAS.keys() - {1, 2} for i in ids}
     return {i: dict.fromkeys(sorted(cameras), images) for i, cameras in seen.items()}, splits
 
 
