@@ -25,6 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     _add_check(data_commands)
     _add_draw(data_commands)
     _add_pack(data_commands)
+    _add_report(commands)
     options = parser.parse_args(arguments)
     try:
         return options.run(options)
@@ -120,6 +121,23 @@ def _pack(options: argparse.Namespace) -> int:
     _, seconds = _timed(lambda: pack(index, root, *size))
     done = "already packed" if known else f"{_rate(len(index), seconds)} packed"
     print(f"{shown(file)}: {file.stat().st_size / 1e6:.1f} MB, {done}")
+    return 0
+
+
+def _add_report(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "report", help="publish finished runs as records, and the table of them in the README"
+    )
+    parser.add_argument("--profile", default="demo", help="whose runs to publish [demo]")
+    parser.set_defaults(run=_report)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from reid_core.report import publish_finished, write_report  # imports torch
+
+    for name in publish_finished(options.profile):
+        print(f"published {name}")
+    write_report()
     return 0
 
 

@@ -160,11 +160,15 @@ def publish(folder: Path) -> Path:
     return target
 
 
-def table(profile: str = "*") -> pd.DataFrame:
+def table(profile: str = "*", *, records_only: bool = False) -> pd.DataFrame:
     """Every finished run, one row per evaluation: this machine's own runs first, for the others
-    the committed records; the column ``source`` ("run" or "record") says which."""
+    the committed records; the column ``source`` ("run" or "record") says which. With
+    ``records_only`` this machine's runs are not looked at."""
     rows: dict[str, list[dict[str, Any]]] = {}
-    for source, root in (("record", REPORTED / "runs"), ("run", results_folder() / "runs")):
+    places = {"record": REPORTED / "runs", "run": results_folder() / "runs"}
+    if records_only:
+        del places["run"]
+    for source, root in places.items():
         for path in sorted(root.glob(f"{profile}/*/*/*/*/metrics.json")):
             content = read_json(path)
             run = {key: content["config"][key] for key in _KEYS}

@@ -24,7 +24,7 @@ def summary() -> pd.DataFrame:
     """One row for each evaluation of the committed records: over seeds (and RegDB's trials), the
     mean of every measure as a fraction, the standard deviation (of the sample), and their number
     ``runs``."""
-    table = records.table(sources=("record",))
+    table = records.table(records_only=True)
     grouped = table.groupby(_KEYS, sort=False)
     mean = grouped[_MEASURES].mean()
     spread = grouped[_MEASURES].std(ddof=1).add_suffix("_std")

@@ -28,9 +28,9 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def tiny_dolls(tmp_path_factory) -> Path:
-    """PaperDolls in SYSU-MM01's layout, for the `smoke` profile: 6 + 2 identities train, 4 test."""
+    """PaperDolls in SYSU-MM01's layout, for the `smoke` profile: 4 + 4 identities train, 4 test."""
     root = tmp_path_factory.mktemp("dolls")
-    draw_sysu(root, train=6, val=2, test=4, images=2, height=48, width=24, workers=1)
+    draw_sysu(root, train=4, val=4, test=4, images=2, height=48, width=24, workers=1)
     return root
 
 

@@ -102,11 +102,11 @@ def test_history_and_model(tiny_dolls):
     assert trained.history["total"].to_numpy() == pytest.approx(total.to_numpy(), rel=1e-6)
     pd.testing.assert_frame_equal(pd.read_csv(trained.folder / "history.csv"), trained.history)
     assert not trained.model.training
-    assert trained.model.classifier.out_features == 8  # 6 training and 2 validation identities
+    assert trained.model.classifier.out_features == 8  # 4 training and 4 validation identities
 
 
 def test_validation_identities_are_not_trained_on(tiny_dolls):
-    assert fit(smoke(evaluate_on="val"), tiny_dolls).model.classifier.out_features == 6
+    assert fit(smoke(evaluate_on="val"), tiny_dolls).model.classifier.out_features == 4
 
 
 def test_seed_decides_every_bit(monkeypatch, tmp_path, tiny_dolls):
@@ -202,7 +202,7 @@ def test_other_settings_and_other_data_are_refused(tiny_dolls, tmp_path):
     with pytest.raises(RunError, match=r"lr is 0\.1 there, 0\.2 asked"):
         fit(smoke(lr=0.2), tiny_dolls)
     other = tmp_path / "other"
-    draw_sysu(other, seed=1, train=6, val=2, test=4, images=2, height=48, width=24, workers=1)
+    draw_sysu(other, seed=1, train=4, val=4, test=4, images=2, height=48, width=24, workers=1)
     with pytest.raises(RunError, match=r"data is '.*' there, '.*' asked"):
         fit(smoke(), other)
 

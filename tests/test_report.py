@@ -1,0 +1,44 @@
+"""The README and the summary say what the committed records say, and nothing else."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from reid_core import records, report
+from reid_core.paths import REPORTED, ROOT
+
+
+def test_readme_and_summary_follow_the_records() -> None:
+    summarised = report.summary()
+    assert len(summarised), "no records are committed"
+    written = pd.read_csv(REPORTED / "summary.csv")
+    pd.testing.assert_frame_equal(written, summarised.round(4), check_dtype=False, atol=1e-9)
+    assert report.readme_table(summarised) in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_record_was_measured_on_a_clean_commit_and_a_known_dataset() -> None:
+    for path in (REPORTED / "runs").rglob("metrics.json"):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        assert not content["provenance"]["commit"].endswith("dirty"), path
+        assert set(records.SMALL_FILES) <= {p.name for p in path.parent.iterdir()}
+        history = pd.read_csv(path.parent / "history.csv")
+        assert len(history) == content["config"]["epochs"]
+
+
+def test_summary_is_the_mean_over_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "REPORTED", tmp_path)
+    config = {"profile": "demo", "dataset": "d", "method": "m", "variant": "v", "trial": 1}
+    result = dict.fromkeys(("rank5", "rank10", "rank20", "mAP", "mINP"), 0.5)
+    result |= {"protocol": "sysu", "mode": "all", "gallery": "agw", "shots": 1}
+    for seed, rank1 in ((0, 0.1), (1, 0.3)):
+        folder = tmp_path / f"runs/demo/d/m/v/seed{seed}"
+        folder.mkdir(parents=True)
+        content = {"config": config | {"seed": seed}, "data": "", "results": []}
+        content["results"].append(result | {"rank1": rank1})
+        (folder / "metrics.json").write_text(json.dumps(content))
+    row = report.summary().iloc[0]
+    assert (row["runs"], row["rank1"]) == (2, pytest.approx(0.2))
+    assert row["rank1_std"] == pytest.approx(0.1 * 2**0.5)
+    assert "| d | all | v | 2 | 20.0 ± 14.1 | 50.0 ± 0.0 |" in report.readme_table(report.summary())
