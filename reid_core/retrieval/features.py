@@ -12,9 +12,10 @@ from torch import nn
 
 from reid_core import records
 from reid_core.data.augment import normalise
+from reid_core.data.datasets import layout
 from reid_core.data.images import PackedImages
 from reid_core.paths import write_atomically
-from reid_core.retrieval.protocols import evaluate
+from reid_core.retrieval.protocols import MODES, evaluate
 from reid_core.train import Trained
 
 
@@ -62,10 +63,9 @@ def settings_of(dataset: str, root: Path) -> list[dict[str, Any]]:
     SYSU-MM01's official gallery needs its ``exp/rand_perm_cam.mat``; where the file is absent only
     the ``agw`` gallery is measured.
     """
-    if dataset.endswith(("regdb", "llcm")):
-        protocol = dataset.removeprefix("paperdolls-")
-        modes = ("visible-to-infrared", "infrared-to-visible")
-        return [{"protocol": protocol, "mode": mode} for mode in modes]
+    protocol = layout(dataset)
+    if protocol != "sysu":
+        return [{"protocol": protocol, "mode": mode} for mode in MODES[protocol]]
     settings = [{"protocol": "sysu", "mode": m, "gallery": "agw"} for m in ("all", "indoor")]
     path = root / "exp" / "rand_perm_cam.mat"
     if path.exists():
