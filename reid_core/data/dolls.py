@@ -26,6 +26,8 @@ BOTTOMS = ("trousers", "trousers", "slim", "wide", "shorts", "skirt", "long skir
 BAGS = ("none", "backpack", "backpack", "cross-body", "handbag")
 PRINTS = ("plain", "bars", "pinstripes", "checks", "dots", "yoke", "logo")
 HEM = {"tee": 0.53, "vest": 0.52, "shirt": 0.54, "hoodie": 0.55, "coat": 0.70}
+WARMTH = {"vest": 0.70, "tee": 0.66, "shirt": 0.58, "hoodie": 0.50, "jacket": 0.46}
+WARMTH |= {"open jacket": 0.46, "coat": 0.40}
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def cloth(rng: np.random.Generator) -> np.ndarray:
     return value * (1 - saturation * (1 - wheel))
 
 
-def _palettes(rng: np.random.Generator) -> dict[str, np.ndarray]:
+def _palettes(rng: np.random.Generator, top: str) -> dict[str, np.ndarray]:
     visible = np.zeros((len(MATERIALS), 3), np.float32)
     infrared = np.zeros(len(MATERIALS), np.float32)
     thermal = np.zeros(len(MATERIALS), np.float32)
@@ -89,11 +91,15 @@ def _palettes(rng: np.random.Generator) -> dict[str, np.ndarray]:
         # Near infrared sees the fibre, not the dye: bright whatever the colour, dark now and then.
         dark = rng.random() < 0.2
         reflectance = rng.uniform(0.40, 0.55) if dark else rng.uniform(0.65, 0.95)
-        dye(name, cloth(rng), reflectance, rng.uniform(0.38, 0.72))
+        colour = cloth(rng)
+        # Thermal cameras see how much warmth a garment lets through: less, the thicker it is.
+        warmth = (
+            WARMTH[top] + rng.uniform(-0.04, 0.04) if name == "top" else rng.uniform(0.38, 0.72)
+        )
+        dye(name, colour, reflectance, warmth)
         if name != "inner":
             survives = rng.random() < 0.6  # pigment prints stay visible, dyed patterns vanish
             contrast = rng.uniform(0.16, 0.32) if survives else rng.uniform(0.0, 0.05)
-            warmth = thermal[LABEL[name]]
             dye(f"{name} print", cloth(rng), max(reflectance - contrast, 0.1), warmth)
     dye("shoes", cloth(rng), rng.uniform(0.15, 0.9), rng.uniform(0.3, 0.5))
     bag = rng.uniform(0.12, 0.45) if rng.random() < 0.5 else rng.uniform(0.6, 0.95)
@@ -135,5 +141,5 @@ def draw_person(rng: np.random.Generator) -> Person:
         glasses=bool(rng.random() < 0.3),
         belt=bool(rng.random() < 0.3),
         boots=rng.choice([0.0, 0.0, 0.06, 0.14]),
-        palettes=_palettes(rng),
+        palettes=_palettes(rng, top),
     )
