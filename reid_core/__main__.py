@@ -133,10 +133,11 @@ def _add_report(commands: argparse._SubParsersAction) -> None:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from reid_core.report import publish_finished, write_report  # imports torch
+    from reid_core.report import publish_figures, publish_finished, write_report  # imports torch
 
     for name in publish_finished(options.profile):
         print(f"published {name}")
+    publish_figures()
     write_report()
     return 0
 

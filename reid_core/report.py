@@ -1,6 +1,8 @@
 """``python -m reid_core report``: this machine's finished runs become committed records, and the
 records become the summary table that the README shows."""
 
+import shutil
+
 import pandas as pd
 
 from reid_core import records
@@ -8,6 +10,10 @@ from reid_core.paths import REPORTED, ROOT, results_folder, write_atomically
 
 _START, _END = "<!-- results:start -->", "<!-- results:end -->"
 _KEYS = ["profile", "dataset", "method", "variant", "protocol", "mode", "gallery", "shots"]
+_FIGURES = {  # of these runs of the demo profile the README shows figures
+    "paperdolls-sysu/baselines/two-stream/seed0": ("people", "top10", "cmc", "training"),
+    "paperdolls-sysu/baselines/two-stream-wrt/seed0": ("baselines_cmc", "baselines_training"),
+}
 _MEASURES = ["rank1", "rank5", "rank10", "rank20", "mAP", "mINP"]
 
 
@@ -18,6 +24,18 @@ def publish_finished(profile: str) -> list[str]:
     root = results_folder() / "runs"
     folders = sorted(path.parent for path in root.glob(f"{profile}/*/*/*/*/metrics.json"))
     return [records.publish(f).relative_to(REPORTED / "runs").as_posix() for f in folders]
+
+
+def publish_figures() -> None:
+    """Copies the figures that the README shows to ``results/reported/figures``, where this machine
+    has drawn them."""
+    target = REPORTED / "figures"
+    target.mkdir(parents=True, exist_ok=True)
+    for run, names in _FIGURES.items():
+        for name in names:
+            figure = results_folder() / "runs" / "demo" / run / "figures" / f"{name}.png"
+            if figure.exists():
+                shutil.copyfile(figure, target / figure.name)
 
 
 def summary() -> pd.DataFrame:
