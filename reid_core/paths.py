@@ -6,7 +6,10 @@ Two environment variables move what is written: ``REID_DATA`` (datasets and pack
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 ROOT = Path(__file__).resolve().parent.parent
 PROFILES = ROOT / "notebooks" / "profiles"
@@ -31,9 +34,10 @@ def shown(path: Path) -> str:
     return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.as_posix()
 
 
-def write_atomically(path: Path, content: bytes | str) -> None:
-    """Writes ``content`` so that ``path`` holds either its old or its whole new content, whatever
-    happens to the process or the disk meanwhile.
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A binary file to write to. When the block ends it becomes ``path``, which so holds either its
+    old or its whole new content, whatever happens to the process or the disk meanwhile.
 
     Raises
     ------
@@ -41,11 +45,10 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         The disk refuses the content; ``path`` keeps what it had.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode() if isinstance(content, str) else content
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         Path(name).chmod(0o644)  # mkstemp's 0600 would hide results from a group's other members
@@ -53,3 +56,9 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Writes ``content``, text as UTF-8, through `atomic_file`."""
+    with atomic_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)

@@ -4,7 +4,6 @@ import hashlib
 import math
 import mmap
 import os
-import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from PIL import Image
 
 from reid_core.data.index import DatasetError
-from reid_core.paths import data_folder, shown
+from reid_core.paths import atomic_file, data_folder, shown
 
 _CHUNK = 512  # pictures decoded before they are written: bounds the memory
 _RESIDENT = 256 << 20  # bytes of the file that may stay in this process's memory
@@ -164,20 +163,10 @@ def packed_file(index: pd.DataFrame, root: Path, height: int, width: int) -> Pat
 
 
 def _write(target: Path, paths: list[Path], height: int, width: int) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), height, width, 3)}
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".packing-")
-    try:
-        with os.fdopen(handle, "wb") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
-            np.lib.format.write_array_header_1_0(file, header)
-            for start in range(0, len(paths), _CHUNK):
-                chunk = paths[start : start + _CHUNK]
-                for picture in pool.map(lambda path: decode(path, height, width), chunk):
-                    file.write(picture.tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)  # mkstemp's 0600 would hide it from a group's other members
-        Path(temporary).replace(target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with atomic_file(target) as file, ThreadPoolExecutor(os.cpu_count()) as pool:
+        np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, len(paths), _CHUNK):
+            chunk = paths[start : start + _CHUNK]
+            for picture in pool.map(lambda path: decode(path, height, width), chunk):
+                file.write(picture.tobytes())

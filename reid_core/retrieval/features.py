@@ -1,6 +1,5 @@
 """Features of a dataset's images, and every protocol measured on them."""
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from reid_core import records
 from reid_core.data.augment import normalise
 from reid_core.data.datasets import layout
 from reid_core.data.images import PackedImages
-from reid_core.paths import write_atomically
+from reid_core.paths import atomic_file
 from reid_core.retrieval.protocols import MODES, evaluate
 from reid_core.train import Trained
 
@@ -107,9 +106,8 @@ def measure(trained: Trained) -> dict[str, Any]:
         device=trained.device,
         precision=trained.run.precision,
     )
-    content = io.BytesIO()
-    np.save(content, features)
-    write_atomically(trained.folder / "features.npy", content.getvalue())
+    with atomic_file(trained.folder / "features.npy") as file:
+        np.save(file, features)
     results = evaluate_all(features, index, settings_of(trained.run.dataset, trained.root))
     seconds = round(float(trained.history["seconds"].sum()), 1)
     return records.finish(trained.run, results, train_seconds=seconds)
