@@ -190,14 +190,14 @@ def draw_regdb(
     *,
     seed: int = 0,
     train: int = 900,
-    test: int = 206,
+    test: int = 100,
     images: int = 5,
     height: int = 128,
     width: int = 64,
     workers: int = 2,
 ) -> int:
     """Draws PaperDolls under ``root`` in RegDB's layout (thermal); returns the number of images
-    drawn. In each of ten trials other identities train and test; as many test as in RegDB, but more
+    drawn. In each of ten trials other identities train and test. Fewer test than in RegDB, and more
     train, because a network that starts from nothing needs them. See ``draw_sysu``."""
     root = Path(root)
     settings = {"layout": "regdb", "seed": seed, "train": train, "test": test, "images": images}
