@@ -1,9 +1,8 @@
 """``python -m reid_core report``: this machine's finished runs become committed records, and the
 records become the summary table that the README shows."""
 
-import shutil
-
 import pandas as pd
+from PIL import Image
 
 from reid_core import records
 from reid_core.paths import REPORTED, ROOT, results_folder, write_atomically
@@ -14,6 +13,7 @@ _FIGURES = {  # of these runs of the demo profile the README shows figures
     "paperdolls-sysu/baselines/two-stream/seed0": ("people", "top10", "cmc", "training"),
     "paperdolls-sysu/baselines/two-stream-wrt/seed0": ("baselines_cmc", "baselines_training"),
 }
+GAP = REPORTED / "modality_gap.csv"  # of notebook 01
 _MEASURES = ["rank1", "rank5", "rank10", "rank20", "mAP", "mINP"]
 
 
@@ -27,15 +27,20 @@ def publish_finished(profile: str) -> list[str]:
 
 
 def publish_figures() -> None:
-    """Copies the figures that the README shows to ``results/reported/figures``, where this machine
-    has drawn them."""
+    """Copies the figures and the table of the modality gap that the README shows from where this
+    machine's notebooks have left them, if they have, to ``results/reported``."""
     target = REPORTED / "figures"
     target.mkdir(parents=True, exist_ok=True)
     for run, names in _FIGURES.items():
         for name in names:
             figure = results_folder() / "runs" / "demo" / run / "figures" / f"{name}.png"
             if figure.exists():
-                shutil.copyfile(figure, target / figure.name)
+                with Image.open(figure) as picture:  # 256 colours: a third of the size
+                    small = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+                    small.save(target / figure.name, optimize=True)
+    gap = results_folder() / "runs" / "demo" / next(iter(_FIGURES)) / "figures" / GAP.name
+    if gap.exists():
+        write_atomically(GAP, gap.read_bytes())
 
 
 def summary() -> pd.DataFrame:
@@ -61,6 +66,16 @@ def readme_table(summarised: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def gap_table() -> str:
+    """The README's table of notebook 01: what matches within and across modalities untrained."""
+    lines = ["| without training | from | to | rank-1 | mAP |", "|---|---|---|---|---|"]
+    for row in pd.read_csv(GAP).to_dict("records"):
+        cells = [row["features"], row["from"], row["to"]]
+        cells += [f"{100 * row[measure]:.1f}" for measure in ("rank-1", "mAP")]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def _percent(mean: float, deviation: float) -> str:
     spread = "" if pd.isna(deviation) else f" ± {100 * deviation:.1f}"
     return f"{100 * mean:.1f}{spread}"
@@ -76,5 +91,6 @@ def write_report() -> None:
     before, rest = text.split(_START)
     after = rest.split(_END)[1]
     note = "Per cent; mean ± standard deviation over seeds; profile `demo`; gallery `agw` or full."
-    block = f"{_START}\n{readme_table(summarised)}\n\n{note}\n{_END}"
+    tables = f"{readme_table(summarised)}\n\n{note}\n\n{gap_table()}"
+    block = f"{_START}\n{tables}\n{_END}"
     write_atomically(readme, before + block + after)

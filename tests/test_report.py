@@ -15,7 +15,9 @@ def test_readme_and_summary_follow_the_records() -> None:
     assert len(summarised), "no records are committed"
     written = pd.read_csv(REPORTED / "summary.csv")
     pd.testing.assert_frame_equal(written, summarised.round(4), check_dtype=False, atol=1e-9)
-    assert report.readme_table(summarised) in (ROOT / "README.md").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert report.readme_table(summarised) in readme
+    assert report.gap_table() in readme
 
 
 def test_every_record_was_measured_on_a_clean_commit_and_a_known_dataset() -> None:
