@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -24,8 +25,8 @@ def save(figure: Figure, folder: Path, name: str, *, vector: bool = True) -> Pat
     path = folder / f"{name}.png"
     figure.savefig(path, dpi=150, bbox_inches="tight", metadata={"Software": None})
     if vector:
-        # without a date and with fixed ids the same data gives the same file
-        figure.savefig(folder / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
+        with rc_context({"svg.hashsalt": name}):  # its ids, else random: same data, same file
+            figure.savefig(folder / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
     return path
 
 
@@ -43,10 +44,8 @@ def picture_grid(
     for line, row in zip(axes, pictures, strict=True):
         for axis in line:
             _bare(axis)
-            axis.set_visible(False)
         for axis, picture in zip(line, row, strict=False):
             if picture is not None:
-                axis.set_visible(True)
                 axis.imshow(picture)
     for axis, label in zip(axes[0], columns, strict=False):
         axis.set_title(label, fontsize=8)

@@ -32,7 +32,7 @@ def best_matches(trained: Trained, queries: int = 6, seed: int = 0, k: int = 10)
     """The ``k`` best matches of some ``queries`` of a measured run, in the first gallery of its
     dataset's first protocol. The same ``seed`` chooses the same queries for every run on a dataset.
 
-    Queries without a single possible match in the gallery are not chosen.
+    Queries whose person no picture of the other modality shows are not chosen.
     """
     index = evaluation_rows(trained)
     features = np.load(trained.folder / "features.npy")

@@ -1,0 +1,75 @@
+"""Figures say what the data says, and the same data gives the same file."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
+
+from reid_core import figures
+
+PICTURES = {row: np.full((8, 4, 3), 20 * row, np.uint8) for row in range(6)}
+IDENTITIES = np.array([7, 7, 8, 7, 9, 9])
+CAMERAS = np.array([3, 1, 1, 2, 4, 5])
+
+
+def lists() -> figures.Figure:
+    matches = np.array([[1, 2, 3], [5, 2, -1]])
+    return figures.top_lists(PICTURES, [0, 4], matches, IDENTITIES, CAMERAS, "title")
+
+
+def test_frames_tell_right_from_wrong_by_colour_line_and_mark() -> None:
+    axes = np.array(lists().axes).reshape(2, 4)
+    for row, marks in enumerate(("✓✗✓", "✓✗")):
+        for axis, mark in zip(axes[row][1:], marks, strict=False):
+            spine = axis.spines["top"]
+            expected = (figures.RIGHT, "solid") if mark == "✓" else (figures.WRONG, "dashed")
+            assert (to_hex(spine.get_edgecolor()).upper(), spine.get_linestyle()) == expected
+            assert mark in axis.get_title()
+    assert axes[0][0].get_title() == "query\ncam 3"
+    assert axes[0][2].get_title() == "2 ✗\ncam 1"
+    assert not axes[1][3].get_visible(), "no match, no picture"
+    np.testing.assert_array_equal(axes[1][1].images[0].get_array(), PICTURES[5])
+
+
+def test_cmc_is_drawn_in_per_cent_from_rank_one() -> None:
+    figure = figures.cmc_curves({"a": [0.25, 0.5, 1.0], "b": [0.1, 0.2, 0.3]}, "data, method")
+    (axis,) = figure.axes
+    x, y = axis.lines[0].get_data()
+    assert (list(x), list(y)) == ([1, 2, 3], [25, 50, 100])
+    assert axis.get_legend().get_texts()[0].get_text() == "a (rank-1 25.0 %)"
+    assert axis.get_title() == "data, method"
+    assert "%" in axis.get_ylabel()
+    assert len({line.get_linestyle() for line in axis.lines}) == 2, "colour is not the only cue"
+
+
+def test_training_curves_have_a_panel_for_each_term_of_any_run() -> None:
+    first = pd.DataFrame({"epoch": [1, 2], "lr": 0.1, "identity": [2.0, 1.0], "seconds": 3.0})
+    second = first.assign(triplet=[0.3, 0.2])
+    figure = figures.training_curves({"a": first, "b": second}, "title")
+    assert [axis.get_ylabel() for axis in figure.axes] == [
+        "mean identity loss",
+        "mean triplet loss",
+    ]
+    assert [len(axis.lines) for axis in figure.axes] == [2, 1]
+
+
+def test_grid_labels_rows_and_columns_and_leaves_gaps() -> None:
+    grid = [[PICTURES[0], None, PICTURES[1]], [PICTURES[2], PICTURES[3], None]]
+    figure = figures.picture_grid(grid, "title", ["a", "b", "c"], ["x", "y"])
+    axes = np.array(figure.axes).reshape(2, 3)
+    drawn = [[bool(axis.images) for axis in row] for row in axes]
+    assert drawn == [[True, False, True], [True, True, False]]
+    assert [axis.get_title() for axis in axes[0]] == ["a", "b", "c"], "also above a gap"
+    assert [axis.get_ylabel() for axis in axes[:, 0]] == ["x", "y"]
+
+
+@pytest.mark.parametrize("vector", [True, False])
+def test_same_data_same_bytes(tmp_path: Path, vector: bool) -> None:
+    for name in ("first", "second"):
+        figures.save(lists(), tmp_path / name, "figure", vector=vector)
+    files = sorted(p.name for p in (tmp_path / "first").iterdir())
+    assert files == (["figure.png", "figure.svg"] if vector else ["figure.png"])
+    for name in files:
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
