@@ -21,7 +21,7 @@ demo: install
 	@echo
 	@echo "executed notebook  $(OUT)/00_start_here.ipynb"
 	@echo "HTML copy          $(OUT)/00_start_here.html"
-	@find $(OUT) -path '*/figures/*.png' | sort | sed 's/^/figure             /'
+	@find $(OUT) -path '*/two-stream/seed0/figures/*.png' | sort | sed 's/^/figure             /'
 
 test: install
 	$(BIN)/python -m pytest

@@ -1,11 +1,13 @@
 """``python -m reid_core report``: this machine's finished runs become committed records, and the
 records become the summary table that the README shows."""
 
+from pathlib import Path
+
 import pandas as pd
 from PIL import Image
 
 from reid_core import records
-from reid_core.paths import REPORTED, ROOT, results_folder, write_atomically
+from reid_core.paths import REPORTED, ROOT, results_folder, shown, write_atomically
 
 _START, _END = "<!-- results:start -->", "<!-- results:end -->"
 _KEYS = ["profile", "dataset", "method", "variant", "protocol", "mode", "gallery", "shots"]
@@ -47,6 +49,7 @@ def summary() -> pd.DataFrame:
     """One row for each evaluation of the committed records: over seeds (and RegDB's trials), the
     mean of every measure as a fraction, the standard deviation (of the sample), and their number
     ``runs``."""
+    _require_alike()
     table = records.table(records_only=True)
     grouped = table.groupby(_KEYS, sort=False)
     mean = grouped[_MEASURES].mean()
@@ -54,9 +57,32 @@ def summary() -> pd.DataFrame:
     return pd.concat([grouped.size().rename("runs"), mean, spread], axis=1).reset_index()
 
 
+def _require_alike() -> None:
+    """Records that are averaged must differ in their seed and trial alone.
+
+    Raises
+    ------
+    RunError
+        Two records of one variant have other settings or data.
+    """
+    first: dict[Path, tuple] = {}
+    for path in sorted((records.REPORTED / "runs").glob("*/*/*/*/*/metrics.json")):
+        content = records.read_json(path)
+        alike = {k: v for k, v in content["config"].items() if k not in ("seed", "trial")}
+        found = (
+            alike,
+            "" if "regdb" in alike["dataset"] else content["data"],
+        )  # a trial has its own
+        if first.setdefault(path.parent.parent, found) != found:
+            raise records.RunError(
+                f"{shown(path.parent)}: other settings or data than its variant's other records; "
+                "they cannot be averaged. Take this record, and the run it came from, out."
+            )
+
+
 def readme_table(summarised: pd.DataFrame) -> str:
     """The README's table: single-shot, ``agw`` or full gallery, per cent, mean ± deviation."""
-    chosen = summarised[(summarised["shots"] == 1) & (summarised["gallery"] != "official")]
+    chosen = summarised.query("profile == 'demo' and shots == 1 and gallery != 'official'")
     lines = ["| dataset | search | method | runs | rank-1 | rank-10 | mAP | mINP |"]
     lines.append("|---|---|---|---|---|---|---|---|")
     for row in chosen.sort_values(["dataset", "mode"], kind="stable").to_dict("records"):
@@ -90,7 +116,11 @@ def write_report() -> None:
     text = readme.read_text(encoding="utf-8")
     before, rest = text.split(_START)
     after = rest.split(_END)[1]
-    note = "Per cent; mean ± standard deviation over seeds; profile `demo`; gallery `agw` or full."
+    note = (
+        "Per cent; mean ± standard deviation over seeds; profile `demo`; gallery `agw` or full; of "
+        "RegDB's ten trials those that were run (one for one run). Without training, below, all "
+        "pictures of the other side are the gallery: not comparable with the table above."
+    )
     tables = f"{readme_table(summarised)}\n\n{note}\n\n{gap_table()}"
     block = f"{_START}\n{tables}\n{_END}"
     write_atomically(readme, before + block + after)

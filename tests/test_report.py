@@ -40,7 +40,14 @@ def test_summary_is_the_mean_over_seeds(tmp_path: Path, monkeypatch: pytest.Monk
         content = {"config": config | {"seed": seed}, "data": "", "results": []}
         content["results"].append(result | {"rank1": rank1})
         (folder / "metrics.json").write_text(json.dumps(content))
-    row = report.summary().iloc[0]
+    summarised = report.summary()
+    row = summarised.iloc[0]
+    changed = config | {"seed": 2, "lr": 1.0}
+    folder = tmp_path / "runs/demo/d/m/v/seed2"
+    folder.mkdir()
+    (folder / "metrics.json").write_text(json.dumps(content | {"config": changed}))
+    with pytest.raises(records.RunError, match="seed2: other settings"):
+        report.summary()
     assert (row["runs"], row["rank1"]) == (2, pytest.approx(0.2))
     assert row["rank1_std"] == pytest.approx(0.1 * 2**0.5)
-    assert "| d | all | v | 2 | 20.0 ± 14.1 | 50.0 ± 0.0 |" in report.readme_table(report.summary())
+    assert "| d | all | v | 2 | 20.0 ± 14.1 | 50.0 ± 0.0 |" in report.readme_table(summarised)

@@ -5,7 +5,8 @@ A picture is drawn in two steps, and the modality gap lives in the second one on
 1. *geometry*: the doll is painted part by part into a label map, one number per material;
 2. *appearance*: every material is looked up in a palette. ``visible`` gives it a colour,
    ``infrared`` a near-infrared reflectance drawn independently of that colour (dyed cloth turns
-   bright and loses its pattern, hair stays dark, skin is bright), ``thermal`` a temperature.
+   bright, and two prints in five vanish; hair stays dark, skin is bright), ``thermal`` a
+   temperature.
 
 Lengths are fractions of a person's standing height; x grows to the right, y downwards.
 """

@@ -23,7 +23,7 @@ SYSU_CAMERAS = {
 
 def even_inventory(train: int, val: int, test: int, images: int) -> tuple[Inventory, Splits]:
     """``images`` pictures of every identity under each camera that sees it. As in SYSU-MM01, not
-    everyone enters the rooms of cameras 1 and 2 (here two people in five do), so indoor-search has
+    everyone is seen by cameras 1 and 2 (here two people in five are), so indoor-search has
     fewer to tell apart."""
     ids = list(range(1, train + val + test + 1))
     splits = {"train": ids[:train], "val": ids[train : train + val], "test": ids[train + val :]}

@@ -33,7 +33,7 @@ from reid_core.paths import shown, write_atomically
 DRAWING = 1  # raised whenever the same seed would give other pictures
 STARTED = "paperdolls-unfinished.json"  # the settings of a set; written before its first picture
 MARKER = "paperdolls.json"  # what the former is renamed to after the last one
-REGDB_CAMERAS = {1: ("visible", "indoor"), 2: ("thermal", "indoor")}  # one room, as it were
+REGDB_CAMERAS = {1: ("visible", "indoor"), 2: ("thermal", "indoor")}
 _PEOPLE, _CAMERAS, _PICTURES = 1, 2, 3  # separate random streams
 
 
