@@ -126,6 +126,24 @@ def test_recipe_profile_variant_overrides_from_weak_to_strong(monkeypatch, tmp_p
     )
 
 
+def test_a_section_holds_for_its_layout_or_method_alone(monkeypatch):
+    module = METHODS["baselines"]
+    recipe = {"regdb": {"lr": 2.0, "pad": 2}, "lr": 1.0, "mutual_prediction": {"flip": 0.1}}
+    monkeypatch.setattr(module, "RECIPE", recipe)
+    of = {d: configure("baselines", "two-stream", "paper", dataset=d) for d in ("sysu", "regdb")}
+    assert [(run.lr, run.pad, run.flip) for run in of.values()] == [(1.0, 10, 0.5), (2.0, 2, 0.5)]
+    drawn = configure("baselines", "two-stream", "paper", dataset="paperdolls-regdb")
+    assert drawn.lr == 2.0, "a drawn dataset takes the section of its layout"
+
+    sections = {"baselines": {"pad": 3, "regdb": {"pad": 4}}, "pad": 5}
+    runs = [configure("baselines", "two-stream", "paper", sections, dataset=d) for d in of]
+    assert [run.pad for run in runs] == [3, 4]
+    with pytest.raises(ConfigError, match=r"overrides, baselines: found 3, expected a mapping"):
+        configure("baselines", "two-stream", "paper", {"baselines": 3})
+    with pytest.raises(ConfigError, match=r"overrides: unknown setting 'lrr'"):
+        configure("baselines", "two-stream", "paper", {"baselines": {"lrr": 3}})
+
+
 def test_place_of_a_run_is_no_override():
     run = configure("baselines", "two-stream", "smoke", dataset="regdb", seed=4, trial=2)
     assert run.folder_name() == "smoke/regdb/baselines/two-stream/seed4-trial2"

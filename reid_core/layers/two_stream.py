@@ -5,6 +5,7 @@ Stage 0 is conv1, bn1, relu and maxpool; stages 1 to 4 are ``layer1`` to ``layer
 
 import copy
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 from torch import nn
@@ -12,7 +13,8 @@ from torchvision import models
 from torchvision.models.resnet import BasicBlock
 
 MODALITIES = ("visible", "infrared")
-BACKBONES = ("resnet10_half", "resnet18", "resnet34", "resnet50")
+Backbone = Literal["resnet10_half", "resnet18", "resnet34", "resnet50"]
+BACKBONES = get_args(Backbone)
 
 
 def resnet_stages(name: str, weights: str = "none", last_stride: int = 1) -> nn.ModuleList:

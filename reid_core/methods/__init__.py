@@ -14,10 +14,15 @@ from typing import Any
 from torch import nn
 
 from reid_core.config import ConfigError, RunConfig, load_profile, strictly
-from reid_core.methods import baselines
+from reid_core.data import DATASETS
+from reid_core.data.datasets import layout
+from reid_core.methods import baselines, mutual_prediction
 from reid_core.paths import data_folder
 
-METHODS: dict[str, ModuleType] = {"baselines": baselines}
+METHODS: dict[str, ModuleType] = {
+    "baselines": baselines,
+    "mutual_prediction": mutual_prediction,
+}
 _PLACE = ("method", "variant", "profile", "dataset", "seed", "trial")  # they name the run's folder
 
 
@@ -35,7 +40,8 @@ def configure(
 
     From weak to strong: the paper's recipe (the method's ``RECIPE`` and ``Config`` defaults), the
     profile, the variant, ``overrides``. Keys are fields of ``RunConfig``, other than those that
-    name the run's folder, or of the method's ``Config``.
+    name the run's folder, or of the method's ``Config``; a key that names a layout (sysu, regdb,
+    llcm) or a method holds a mapping of settings for it alone, stronger than those beside it.
 
     Raises
     ------
@@ -61,18 +67,31 @@ def configure(
     general = [f.name for f in fields(RunConfig) if f.name not in (*_PLACE, "model")]
     merged: dict[str, Any] = {}
     for source, layer in layers.items():
-        for key in layer:
+        chosen = _applying(layer, source, layout(dataset), method)
+        for key in chosen:
             if key not in own + general:
                 raise ConfigError(
                     f"{source}: unknown setting '{key}'. Of {method}: {', '.join(own)}. "
                     f"Of every run: {', '.join(general)}."
                 )
-        merged |= layer
+        merged |= chosen
     name = f"{method}/{variant}"
     model = strictly(module.Config, {k: v for k, v in merged.items() if k in own}, name)
     run = {k: v for k, v in merged.items() if k in general}
     place = dict(zip(_PLACE, (method, variant, profile, dataset, seed, trial), strict=True))
     return strictly(RunConfig, run | place | {"model": asdict(model)}, name)
+
+
+def _applying(layer: Mapping[str, Any], source: str, kind: str, method: str) -> dict[str, Any]:
+    """The settings in ``layer`` that hold for a method on a dataset of layout ``kind``."""
+    chosen = {k: v for k, v in layer.items() if k not in (*DATASETS, *METHODS)}
+    for name in (kind, method):
+        if name in layer:
+            section, where = layer[name], f"{source}, {name}"
+            if not isinstance(section, Mapping):
+                raise ConfigError(f"{where}: found {section!r}, expected a mapping of settings.")
+            chosen |= _applying(section, where, kind, method)
+    return chosen
 
 
 def build(run: RunConfig, identities: int) -> nn.Module:

@@ -20,7 +20,7 @@ from torch import nn
 from reid_core.config import NotNegative, Weights
 from reid_core.data.batches import Batch
 from reid_core.layers.pooling import GAP, GeM
-from reid_core.layers.two_stream import MODALITIES, TwoStreamResNet
+from reid_core.layers.two_stream import MODALITIES, Backbone, TwoStreamResNet
 from reid_core.losses.triplet import batch_hard_triplet, weighted_regularised_triplet
 
 RECIPE: dict = {}  # RunConfig's defaults are the baselines' own recipe
@@ -30,7 +30,7 @@ RECIPE: dict = {}  # RunConfig's defaults are the baselines' own recipe
 class Config:
     """Defaults: the two-stream baseline of the field (Ye et al., TPAMI 2021)."""
 
-    backbone: Literal["resnet10_half", "resnet18", "resnet34", "resnet50"] = "resnet50"
+    backbone: Backbone = "resnet50"
     weights: Weights = "imagenet"  # or "none", or the name of a state dict in data/weights
     share_from: Annotated[int, Field(ge=0, le=5)] = 1  # first stage shared by both modalities
     zero_padding: bool = False  # gray images in a channel of their modality's own

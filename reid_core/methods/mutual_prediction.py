@@ -1,0 +1,152 @@
+"""Fine-grained cross-modality re-identification by mutual prediction (paper: mutual_prediction).
+
+- *DSN* (§3.2): the two-stream baseline; stage 0 private, stages 1 to 4 shared.
+- *FGFL* (§3.3), fine-grained feature learning: the global feature and six stripes' features.
+- *CMIMPL* (§3.4), cross-modality identity mutual predictive learning: a classifier per modality
+  learns to tell its own modality's people apart; then, fixed, it judges the other modality's
+  features, and the encoder learns to give them what that classifier looks for.
+
+Open points of the paper, what is done by default, and how to switch, are in the README's table
+and in notebook 11.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from reid_core.config import NotNegative, Positive, Weights
+from reid_core.data.batches import Batch
+from reid_core.layers.pooling import GAP
+from reid_core.layers.two_stream import MODALITIES, Backbone, TwoStreamResNet
+from reid_core.losses.mutual_prediction import identity_loss, mutual_prediction_loss
+from reid_core.losses.triplet import batch_hard_triplet
+
+# §3.5.2 and §4.2; the rest of the paper's recipe is RunConfig's default
+RECIPE: dict = {"epochs": 80, "regdb": {"alpha": 35.0, "beta": 4.0}}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Defaults are the paper's for SYSU-MM01; ``RECIPE`` has what it changes for RegDB."""
+
+    backbone: Backbone = "resnet50"  # §3.5.1
+    weights: Weights = "imagenet"  # or "none", or the name of a state dict in data/weights
+    last_stride: Literal[1, 2] = 1  # not printed; 2 leaves 9 rows, which six stripes cannot share
+    margin: NotNegative = 0.3  # m of Eq. 2 and 10
+
+    fine_grained: bool = True  # FGFL; without it f^m is the global f^g
+    stripes: Positive = 6  # Eq. 3
+    stripe_channels: Positive = 256  # Eq. 3: of each stripe's 1×1 convolution
+
+    mutual: bool = True  # CMIMPL
+    classifier_input: Literal["fine", "global"] = "fine"  # f^m of Eq. 11, or §3.5.1's 2 048 inputs
+    alpha: NotNegative = 12.2  # α of Eq. 13, §4.2
+    beta: NotNegative = 0.4  # β of Eq. 13, §4.2
+    start_epoch: Annotated[int, Field(ge=0)] = 20  # §3.5.2: before it, L_ID and L_tri alone
+    alternate: Annotated[int, Field(ge=0)] = 5  # epochs of each block; 0 takes Eq. 13 as printed,
+    # with both terms in every epoch from start_epoch on
+
+
+VARIANTS: dict[str, dict] = {
+    # Table 4
+    "baseline": {"fine_grained": False, "mutual": False},
+    "fgfl": {"mutual": False},
+    "fgfl-cmimpl": {},
+    # Figure 3, one parameter moved, the other at its dataset's value
+    **{f"alpha-{value:g}": {"alpha": value} for value in (0.1, 1.0, 4.0, 12.2, 35.0)},
+    **{f"beta-{value:g}": {"beta": value} for value in (0.1, 0.4, 1.0, 4.0, 10.0)},
+    # open points, read the other way
+    "both-terms": {"alternate": 0},
+    "global-classifiers": {"classifier_input": "global"},
+}
+
+
+def phase(config: Config, epoch: int) -> tuple[bool, bool]:
+    """Whether L_v-t and L_t-v train in ``epoch``, counted from 0 (§3.5.2)."""
+    if not config.mutual or epoch < config.start_epoch:
+        return False, False
+    if config.alternate == 0:
+        return True, True
+    specific = (epoch - config.start_epoch) // config.alternate % 2 == 0
+    return specific, not specific
+
+
+class FineGrained(nn.Module):
+    """FGFL: a feature of every horizontal stripe (Eq. 3, 4) beside the global one (Eq. 5–8)."""
+
+    def __init__(self, channels: int, stripes: int, stripe_channels: int):
+        super().__init__()
+        self.conv = nn.ModuleList(nn.Conv2d(channels, stripe_channels, 1) for _ in range(stripes))
+        self.pool = GAP()
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) to f^0 … f^5 side by side, (B, stripes · stripe_channels) float32.
+
+        Raises
+        ------
+        ValueError
+            The map's height is no multiple of the number of stripes.
+        """
+        height, stripes = maps.shape[2], len(self.conv)
+        if height % stripes:
+            raise ValueError(
+                f"stripes: the feature map has {height} rows, which {stripes} stripes cannot share "
+                "evenly. Choose another number of stripes, or another height of the pictures."
+            )
+        cut = maps.split(height // stripes, dim=2)
+        parts = [self.pool(conv(part).relu()) for conv, part in zip(self.conv, cut, strict=True)]
+        return torch.cat(parts, dim=1)
+
+
+class Model(nn.Module):
+    """E_v, E_t, E_vt, W_id and, with CMIMPL, W_v and W_t, for ``identities`` = K people."""
+
+    def __init__(self, config: Config, identities: int):
+        super().__init__()
+        self.config = config
+        self.backbone = TwoStreamResNet(
+            config.backbone, config.weights, share_from=1, last_stride=config.last_stride
+        )
+        self.pool = GAP()
+        width = channels = self.backbone.channels
+        if config.fine_grained:
+            self.stripes = FineGrained(channels, config.stripes, config.stripe_channels)
+            width += config.stripes * config.stripe_channels
+        self.W_id = nn.Linear(width, identities)
+        if config.mutual:
+            inputs = width if config.classifier_input == "fine" else channels
+            self.W = nn.ModuleDict({m: nn.Linear(inputs, identities) for m in MODALITIES})
+
+    def features(self, images: dict[str, torch.Tensor]) -> torch.Tensor:
+        """``{modality: (B, 3, H, W)}`` to f^m (ΣB, D), its first C columns f^g (Eq. 5–8)."""
+        maps = self.backbone(images)
+        f = self.pool(maps)
+        return torch.cat([f, self.stripes(maps)], dim=1) if self.config.fine_grained else f
+
+    def embed(self, images: torch.Tensor, modality: str) -> torch.Tensor:
+        """(B, 3, H, W) of one modality to retrieval features f^m (B, D), compared by cosine."""
+        return self.features({modality: images})
+
+    def losses(self, batch: Batch, epoch: int) -> dict[str, torch.Tensor]:
+        """The terms of Eq. 13 that train in ``epoch``, counted from 0, each with its weight."""
+        f = self.features({"visible": batch.visible, "infrared": batch.infrared})
+        f_m = dict(zip(MODALITIES, f.chunk(2), strict=True))
+        specific, mutual = phase(self.config, epoch)
+        with torch.autocast(f.device.type, enabled=False):  # bfloat16 logits keep 2 or 3 digits
+            shared = dict.fromkeys(MODALITIES, self.W_id)
+            terms = {
+                "identity": identity_loss(f_m, shared, batch.identity),
+                "triplet": batch_hard_triplet(f, batch.identity.repeat(2), self.config.margin),
+            }
+            if self.config.classifier_input == "global":
+                f_m = {m: x[:, : self.backbone.channels] for m, x in f_m.items()}
+            if specific:
+                own = identity_loss(f_m, self.W, batch.identity)
+                terms["specific"] = self.config.alpha * own
+            if mutual:
+                other = mutual_prediction_loss(f_m, self.W, batch.identity)
+                terms["mutual"] = self.config.beta * other
+        return terms
