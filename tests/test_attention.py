@@ -13,6 +13,7 @@ from reid_core.layers.attention import (
     ChannelAttention,
     DualAttention,
     InBlocks,
+    NonLocal,
     SpatialAttention,
     in_blocks,
 )
@@ -194,11 +195,42 @@ def test_too_few_channels_are_refused():
 
 
 @pytest.mark.parametrize(
-    "module",
-    [CBAM(16), DualAttention(ChannelAttention(16), MGSA(4)), InBlocks(lambda: CBAM(16), 2)],
+    "make",
+    [
+        lambda: CBAM(16, reduction=2),
+        lambda: DualAttention(ChannelAttention(16, 2), MGSA(4)),
+        lambda: DualAttention(ChannelAttention(16, 2), MGSA(4, shared=False)),
+        lambda: InBlocks(lambda: CBAM(16, reduction=2), 2, shared=False),
+    ],
 )
-def test_every_weight_learns(module):
+def test_every_weight_learns(make):
     torch.manual_seed(0)
-    maps = torch.randn(4, 16, 12, 3, requires_grad=True)
+    module, maps = make(), torch.randn(4, 16, 12, 3, requires_grad=True)
     F.mse_loss(module(maps), torch.zeros(maps.shape)).backward()
     assert maps.grad.any() and all(p.grad.any() for p in module.parameters())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("inner", [4, 1])
+def test_non_local_equals_loops(inner, maps):
+    module = trained(NonLocal(8, inner))
+    found = module(maps)
+    for picture, result in zip(maps, found, strict=True):
+        x = picture.flatten(1).T  # (N, C)
+        theta, phi, g = (
+            [f.weight[:, :, 0, 0] @ place + f.bias for place in x]
+            for f in (module.theta, module.phi, module.g)
+        )
+        for i in range(len(x)):
+            y = sum((theta[i] @ phi[j]) * g[j] for j in range(len(x))) / len(x)
+            added = module.W.weight[:, :, 0, 0] @ y + module.W.bias
+            norm = module.norm
+            added = (added - norm.running_mean) / (norm.running_var + 1e-5).sqrt()
+            expected = x[i] + added * norm.weight + norm.bias
+            torch.testing.assert_close(result.flatten(1)[:, i], expected)
+
+
+def test_a_new_non_local_block_changes_nothing():
+    torch.manual_seed(0)
+    maps = torch.randn(2, 8, 4, 3)
+    torch.testing.assert_close(NonLocal(8, 4)(maps), maps)

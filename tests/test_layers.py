@@ -116,6 +116,47 @@ def test_shared_stages_normalise_both_modalities_together():
     assert not torch.allclose(first, second)
 
 
+class Times(nn.Module):
+    """Stands for an attention, and keeps what it saw."""
+
+    def __init__(self, factor: float):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        self.seen = maps
+        return self.factor * maps
+
+
+@pytest.mark.parametrize("share_from", [0, 1, 2, 3])
+@pytest.mark.parametrize("place", [2, 3, 4])
+def test_attention_of_each_modality_between_shared_stages(place, share_from):
+    channels = []
+
+    def attention(modality, width):
+        channels.append((modality, width))
+        return Times({"visible": 2.0, "infrared": 3.0}[modality])
+
+    torch.manual_seed(0)
+    plain = TwoStreamResNet("resnet10_half", share_from=share_from).eval()
+    torch.manual_seed(0)
+    network = TwoStreamResNet(
+        "resnet10_half", share_from=share_from, attention=attention, attend_after=place
+    ).eval()
+    assert channels == [(m, {2: 64, 3: 128, 4: 256}[place]) for m in MODALITIES]
+    images = {m: torch.randn(n, 3, 32, 16) for m, n in zip(MODALITIES, (2, 3), strict=True)}
+    with torch.no_grad():
+        both = network(images)
+        alone = {m: network({m: x}) for m, x in images.items()}
+        for modality, factor in (("infrared", 3), ("visible", 2)):
+            stages = [*plain.private[modality], *plain.shared]
+            maps = run(stages[: place + 1], images[modality])[-1]
+            torch.testing.assert_close(network.attention[modality].seen, maps)
+            expected = run([nn.Identity(), *stages[place + 1 :]], factor * maps)[-1]
+            torch.testing.assert_close(alone[modality], expected)
+    torch.testing.assert_close(both, torch.cat(list(alone.values())))
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -124,11 +165,13 @@ def test_shared_stages_normalise_both_modalities_together():
         (("resnet18", "/absent.pth"), "weights: found no file '/absent.pth', expected 'imagenet'"),
         (("resnet18", "none", 6), r"share_from: found 6, expected a stage 0\.\.5"),
         (("resnet18", "none", 1, 3), "last_stride: found 3, expected 1 or 2"),
+        (("resnet18", "none", 1, 1, 0), r"attend_after: found 0, expected a stage 1\.\.4"),
+        (("resnet18", "none", 3, 1, 1), r"attend_after: found 1, expected a stage 2\.\.4"),
     ],
 )
 def test_wrong_requests(arguments, message):
     with pytest.raises(ValueError, match=message):
-        TwoStreamResNet(*arguments)
+        TwoStreamResNet(*arguments[:4], attend_after=(arguments[4:] or (4,))[0])
 
 
 def test_imagenet_weights_without_network(monkeypatch, tmp_path):

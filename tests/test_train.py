@@ -80,10 +80,10 @@ def test_optimizer_groups():
     assert len(backbone["params"]) == len(list(model.backbone.parameters()))
     names = {id(p): n for n, p in model.named_parameters()}
     assert {names[id(p)] for p in head["params"]} == {
-        "pool.p",
-        "neck.weight",
-        "neck.bias",
-        "classifier.weight",
+        "head.pool.p",
+        "head.neck.weight",
+        "head.neck.bias",
+        "head.classifier.weight",
     }
     for group in (backbone, head):
         assert (group["momentum"], group["nesterov"], group["weight_decay"]) == (0.8, True, 1e-3)
@@ -102,11 +102,11 @@ def test_history_and_model(tiny_dolls):
     assert trained.history["total"].to_numpy() == pytest.approx(total.to_numpy(), rel=1e-6)
     pd.testing.assert_frame_equal(pd.read_csv(trained.folder / "history.csv"), trained.history)
     assert not trained.model.training
-    assert trained.model.classifier.out_features == 8  # 4 training and 4 validation identities
+    assert trained.model.head.classifier.out_features == 8  # 4 training and 4 validation identities
 
 
 def test_validation_identities_are_not_trained_on(tiny_dolls):
-    assert fit(smoke(evaluate_on="val"), tiny_dolls).model.classifier.out_features == 4
+    assert fit(smoke(evaluate_on="val"), tiny_dolls).model.head.classifier.out_features == 4
 
 
 def test_seed_decides_every_bit(monkeypatch, tmp_path, tiny_dolls):
@@ -174,10 +174,10 @@ def test_weights_ruined_in_the_last_step_do_not_replace_a_good_checkpoint(monkey
     """√0 is finite and its gradient is not: no loss shows it any more when it is the last step."""
     run = smoke(epochs=2, steps=2)
     with monkeypatch.context() as patch:
-        root = lambda terms, model: terms | {"x": (0 * model.classifier.weight).sum().sqrt()}  # noqa: E731
+        root = lambda terms, model: terms | {"x": (0 * model.head.classifier.weight).sum().sqrt()}  # noqa: E731
         spoil(patch, 4, root)
         with pytest.raises(
-            TrainingStopped, match=r"classifier\.weight is not .* after epoch 2\. The"
+            TrainingStopped, match=r"head\.classifier\.weight is not .* after epoch 2\. The"
         ):
             fit(run, tiny_dolls)
     assert len(checkpoint_of(run)["history"]) == 1

@@ -1,7 +1,8 @@
-"""Attention over feature maps (B, C, H, W): CBAM and what multi_granularity makes of it.
+"""Attention over feature maps (B, C, H, W): CBAM, what multi_granularity makes of it, non-local.
 
 ``ChannelAttention``, ``SpatialAttention`` and ``MGSA`` return how much to keep of each place, as
-numbers in (0, 1); ``DualAttention`` and ``CBAM`` return the map that remains.
+numbers in (0, 1); ``DualAttention`` and ``CBAM`` return the map that remains, ``NonLocal`` one with
+something added.
 """
 
 from collections.abc import Callable, Sequence
@@ -158,3 +159,29 @@ class CBAM(DualAttention):
 
     def __init__(self, channels: int, reduction: int = 16, kernel_size: int = 7):
         super().__init__(ChannelAttention(channels, reduction), SpatialAttention(kernel_size))
+
+
+class NonLocal(nn.Module):
+    """Non-local block (Wang et al., CVPR 2018), dot product, as AGW has it (Ye et al., TPAMI 2021):
+    ``z_i = x_i + BN(W y_i)``, ``y_i = 1/N Σ_j (θ(x_i) · φ(x_j)) g(x_j)`` over all N places j.
+
+    The last normalisation starts at zero: a new block changes nothing. ``inner`` is the number of
+    channels of θ, φ and g; AGW means half of ``channels``, its first released code computed
+    ``reduction // reduction``, which is 1.
+    """
+
+    def __init__(self, channels: int, inner: int):
+        super().__init__()
+        self.theta = nn.Conv2d(channels, inner, 1)
+        self.phi = nn.Conv2d(channels, inner, 1)
+        self.g = nn.Conv2d(channels, inner, 1)
+        self.W = nn.Conv2d(inner, channels, 1)
+        self.norm = nn.BatchNorm2d(channels)
+        nn.init.zeros_(self.norm.weight)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) to the same shape."""
+        theta, phi, g = (f(maps).flatten(2).mT for f in (self.theta, self.phi, self.g))
+        affinity = theta @ phi.mT / theta.shape[1]  # (B, N, N)
+        y = (affinity @ g).mT.unflatten(2, maps.shape[2:])
+        return maps + self.norm(self.W(y))

@@ -4,6 +4,7 @@ Stage 0 is conv1, bn1, relu and maxpool; stages 1 to 4 are ``layer1`` to ``layer
 """
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -12,9 +13,12 @@ from torch import nn
 from torchvision import models
 from torchvision.models.resnet import BasicBlock
 
+from reid_core.layers.attention import NonLocal
+
 MODALITIES = ("visible", "infrared")
 Backbone = Literal["resnet10_half", "resnet18", "resnet34", "resnet50"]
 BACKBONES = get_args(Backbone)
+NonLocalWidth = Literal["none", "half", "one"]
 
 
 def resnet_stages(name: str, weights: str = "none", last_stride: int = 1) -> nn.ModuleList:
@@ -112,26 +116,76 @@ def _read(path: str) -> dict[str, torch.Tensor]:
         ) from None
 
 
+def _channels(stage: nn.Sequential) -> int:
+    last = stage[-1]
+    return (last.conv3 if hasattr(last, "conv3") else last.conv2).out_channels
+
+
+def _add_non_local(stages: nn.ModuleList, width: NonLocalWidth) -> None:
+    """Non-local blocks after the last two of stage 2's blocks and the last three of stage 3's, as
+    in AGW's ResNet-50; where a stage has fewer, after each of them."""
+    for number, count in ((2, 2), (3, 3)):
+        stage, channels = stages[number], _channels(stages[number])
+        inner = channels // 2 if width == "half" else 1
+        for i in range(max(0, len(stage) - count), len(stage)):
+            stage[i] = nn.Sequential(stage[i], NonLocal(channels, inner))
+
+
 class TwoStreamResNet(nn.Module):
     """Stages below ``share_from`` exist once per modality, those from it on once.
 
-    ``share_from`` 0 is a one-stream network, 1 the usual two-stream one, 5 shares nothing.
+    Parameters
+    ----------
+    name, weights, last_stride
+        As for `resnet_stages`.
+    share_from : int
+        0 is a one-stream network, 1 the usual two-stream one, 5 shares nothing.
+    non_local : str
+        "half" or "one" inner channel (see `NonLocal`) adds AGW's non-local blocks.
+    attention : callable, optional
+        (modality, channels) to a module of maps, which only that modality's maps pass, between
+        stage ``attend_after`` and the next one, also where both of these are shared.
     """
 
-    def __init__(self, name: str, weights: str = "none", share_from: int = 1, last_stride: int = 1):
+    def __init__(
+        self,
+        name: str,
+        weights: str = "none",
+        share_from: int = 1,
+        last_stride: int = 1,
+        *,
+        non_local: NonLocalWidth = "none",
+        attention: Callable[[str, int], nn.Module] | None = None,
+        attend_after: int = 4,
+    ):
         super().__init__()
         if not 0 <= share_from <= 5:
             raise ValueError(f"share_from: found {share_from}, expected a stage 0..5.")
+        first = max(1, share_from - 1)
+        if not first <= attend_after <= 4:
+            raise ValueError(
+                f"attend_after: found {attend_after}, expected a stage {first}..4: a residual one, "
+                f"and none before the last private one, which share_from {share_from} sets."
+            )
         stages = resnet_stages(name, weights, last_stride)
+        self.channels, channels = _channels(stages[4]), _channels(stages[attend_after])
+        if non_local != "none":
+            _add_non_local(stages, non_local)
+        cut = attend_after + 1
         private = nn.Sequential(*stages[:share_from])
         self.private = nn.ModuleDict({m: copy.deepcopy(private) for m in MODALITIES})
-        self.shared = nn.Sequential(*stages[share_from:])
-        last = stages[4][-1]
-        self.channels = (last.conv3 if hasattr(last, "conv3") else last.conv2).out_channels
+        self.shared = nn.Sequential(*stages[share_from:cut])
+        specific = {m: attention(m, channels) for m in MODALITIES} if attention else {}
+        self.attention = nn.ModuleDict(specific)
+        self.after = nn.Sequential(*stages[cut:])
 
     def forward(self, images: dict[str, torch.Tensor]) -> torch.Tensor:
         """``{modality: (B_m, 3, H, W)}`` to the last maps ``(ΣB_m, C, h, w)``, in the dict's order.
 
         All modalities pass the shared stages as one batch, so they share its statistics.
         """
-        return self.shared(torch.cat([self.private[m](x) for m, x in images.items()]))
+        maps = self.shared(torch.cat([self.private[m](x) for m, x in images.items()]))
+        if self.attention:
+            own = zip(images, maps.split([len(x) for x in images.values()]), strict=True)
+            maps = torch.cat([self.attention[m](x) for m, x in own])
+        return self.after(maps)

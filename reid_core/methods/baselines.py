@@ -4,9 +4,14 @@
 - *two-stream* (DSN): stage 0 private to each modality, stages 1 to 4 shared.
 - *zero-padding* (Wu et al., ICCV 2017): one network whose input has a channel for each modality;
   an image fills its own channel, in gray, and leaves the other one zero.
+- *AGW* (Ye et al., TPAMI 2021): the two-stream network with non-local blocks, GeM pooling and the
+  weighted regularised triplet loss.
+- *PCB* (Sun et al., ECCV 2018, in the two-stream form of Liu et al., IEEE Trans. Multimedia 2021):
+  a feature and a classifier for each of six horizontal parts, hetero-centre triplet loss.
 
-All end in pooling, a BNNeck (Luo et al., CVPRW 2019) and a classifier: the triplet loss sees the
-feature before the normalisation, the classifier and the retrieval see it after.
+A model is a backbone with a head. ``GlobalHead`` pools and ends in a BNNeck (Luo et al., CVPRW
+2019) and a classifier: the triplet loss sees the feature before the normalisation, the classifier
+and the retrieval see it after. ``PartHead`` does so for stripes, in PCB's way.
 """
 
 from dataclasses import dataclass
@@ -17,13 +22,15 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
-from reid_core.config import NotNegative, Weights
+from reid_core.config import NotNegative, Positive, Weights
 from reid_core.data.batches import Batch
 from reid_core.layers.pooling import GAP, GeM
-from reid_core.layers.two_stream import MODALITIES, Backbone, TwoStreamResNet
+from reid_core.layers.two_stream import MODALITIES, Backbone, NonLocalWidth, TwoStreamResNet
+from reid_core.losses.hetero_center import hetero_center_triplet
 from reid_core.losses.triplet import batch_hard_triplet, weighted_regularised_triplet
 
 RECIPE: dict = {}  # RunConfig's defaults are the baselines' own recipe
+Metric = Literal["batch_hard", "weighted_regularised", "hetero_center"]
 
 
 @dataclass(frozen=True)
@@ -35,10 +42,16 @@ class Config:
     share_from: Annotated[int, Field(ge=0, le=5)] = 1  # first stage shared by both modalities
     zero_padding: bool = False  # gray images in a channel of their modality's own
     last_stride: Literal[1, 2] = 1
+    non_local: NonLocalWidth = "none"  # AGW's blocks: half of the channels inside, or, as first
+    # released, one
     pooling: Literal["gap", "gem"] = "gap"
-    metric: Literal["batch_hard", "weighted_regularised"] = "batch_hard"
-    margin: NotNegative = 0.3  # of "batch_hard"; the other has none
+    metric: Metric = "batch_hard"
+    margin: NotNegative = 0.3  # of "batch_hard" and "hetero_center"; the third has none
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    head: Literal["global", "parts"] = "global"
+    parts: Positive = 6  # PCB's stripes
+    part_channels: Positive = 256  # of each part's feature
+    part_metric: NotNegative = 2.0  # weight of each part's triplet loss; the whole feature's is 1
 
 
 VARIANTS: dict[str, dict] = {
@@ -46,7 +59,21 @@ VARIANTS: dict[str, dict] = {
     "zero-padding": {"share_from": 0, "zero_padding": True},
     "two-stream": {},
     "two-stream-wrt": {"metric": "weighted_regularised"},
+    "agw": {"metric": "weighted_regularised", "pooling": "gem", "non_local": "half"},
+    "pcb": {"metric": "hetero_center", "pooling": "gem", "share_from": 2, "head": "parts"},
 }
+
+
+def metric_loss(
+    metric: Metric, features: torch.Tensor, identity: torch.Tensor, margin: float
+) -> torch.Tensor:
+    """A triplet loss of ``features`` (2n, D) float32: n visible ones, then n infrared ones, both of
+    ``identity`` (n,)."""
+    if metric == "hetero_center":
+        return hetero_center_triplet(*features.chunk(2), identity, margin)
+    if metric == "batch_hard":
+        return batch_hard_triplet(features, identity.repeat(2), margin)
+    return weighted_regularised_triplet(features, identity.repeat(2))
 
 
 class ZeroPadding(nn.Module):
@@ -63,42 +90,118 @@ class ZeroPadding(nn.Module):
         return padded
 
 
+class GlobalHead(nn.Module):
+    """One feature of the whole map."""
+
+    def __init__(self, config: Config, channels: int, identities: int):
+        super().__init__()
+        self.config = config
+        self.pool = GeM() if config.pooling == "gem" else GAP()
+        self.neck = nn.BatchNorm1d(channels)
+        self.neck.bias.requires_grad_(False)  # features stay centred: cosine needs no offset
+        self.classifier = nn.Linear(channels, identities, bias=False)
+        nn.init.normal_(self.classifier.weight, std=0.001)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) to retrieval features (B, C), behind the neck."""
+        return self.neck(self.pool(maps))
+
+    def losses(self, maps: torch.Tensor, identity: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Cross-entropy and triplet loss of maps (2n, C, H, W): n visible ones, then n infrared
+        ones, both of ``identity`` (n,)."""
+        f = self.pool(maps)
+        with torch.autocast(f.device.type, enabled=False):  # bfloat16 logits keep 2 or 3 digits
+            logits = self.classifier(self.neck(f))
+        smoothing = self.config.label_smoothing
+        return {
+            "identity": F.cross_entropy(logits, identity.repeat(2), label_smoothing=smoothing),
+            "triplet": metric_loss(self.config.metric, f, identity, self.config.margin),
+        }
+
+
+class PartHead(nn.Module):
+    """PCB: a feature of each horizontal part, pooled, reduced by a 1×1 convolution of its own with
+    batch normalisation and ReLU, and judged by a classifier of its own. Side by side they are the
+    retrieval feature.
+
+    ``config`` has this file's ``pooling``, ``metric``, ``margin``, ``label_smoothing`` and part
+    settings.
+    """
+
+    def __init__(self, config: Config, channels: int, identities: int):
+        super().__init__()
+        self.config = config
+        self.pool = GeM() if config.pooling == "gem" else GAP()
+        self.reduce = nn.ModuleList()
+        self.classifiers = nn.ModuleList()
+        for _ in range(config.parts):
+            conv = nn.Linear(channels, config.part_channels)  # on one place, a 1×1 convolution
+            nn.init.kaiming_normal_(conv.weight)
+            norm = nn.BatchNorm1d(config.part_channels)
+            self.reduce.append(nn.Sequential(conv, norm, nn.ReLU()))
+            self.classifiers.append(nn.Linear(config.part_channels, identities))
+            nn.init.normal_(self.classifiers[-1].weight, std=0.001)
+            nn.init.zeros_(self.classifiers[-1].bias)
+
+    def features(self, maps: torch.Tensor) -> list[torch.Tensor]:
+        """(B, C, H, W) to the parts' features, each (B, part_channels) float32.
+
+        Raises
+        ------
+        ValueError
+            The map's height is no multiple of the number of parts.
+        """
+        height, parts = maps.shape[2], len(self.reduce)
+        if height % parts:
+            raise ValueError(
+                f"parts: the feature map has {height} rows, which {parts} parts cannot share "
+                "evenly. Choose another number of parts, or another height of the pictures."
+            )
+        pooled = [self.pool(part) for part in maps.chunk(parts, dim=2)]
+        with torch.autocast(maps.device.type, enabled=False):
+            return [reduce(f) for reduce, f in zip(self.reduce, pooled, strict=True)]
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) to retrieval features (B, parts · part_channels)."""
+        return torch.cat(self.features(maps), dim=1)
+
+    def losses(self, maps: torch.Tensor, identity: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The parts' cross-entropies, added; the triplet loss of the whole feature; the parts'
+        triplet losses, added. Maps and ``identity`` as for `GlobalHead`."""
+        config, f = self.config, self.features(maps)
+        with torch.autocast(maps.device.type, enabled=False):
+            logits = [judge(part) for judge, part in zip(self.classifiers, f, strict=True)]
+        cross_entropy = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
+        of_parts = [metric_loss(config.metric, part, identity, config.margin) for part in f]
+        whole = metric_loss(config.metric, torch.cat(f, dim=1), identity, config.margin)
+        return {
+            "identity": sum(cross_entropy(x, identity.repeat(2)) for x in logits),
+            "triplet": whole,
+            "part_triplet": config.part_metric * sum(of_parts),
+        }
+
+
 class Model(nn.Module):
     """A baseline for ``identities`` training identities."""
 
     def __init__(self, config: Config, identities: int):
         super().__init__()
-        self.config = config
         self.inputs = ZeroPadding() if config.zero_padding else nn.Identity()
         self.backbone = TwoStreamResNet(
-            config.backbone, config.weights, config.share_from, config.last_stride
+            config.backbone,
+            config.weights,
+            config.share_from,
+            config.last_stride,
+            non_local=config.non_local,
         )
-        self.pool = GeM() if config.pooling == "gem" else GAP()
-        self.neck = nn.BatchNorm1d(self.backbone.channels)
-        self.neck.bias.requires_grad_(False)  # features stay centred: cosine needs no offset
-        self.classifier = nn.Linear(self.backbone.channels, identities, bias=False)
-        nn.init.normal_(self.classifier.weight, std=0.001)
-
-    def features(self, images: dict[str, torch.Tensor]) -> torch.Tensor:
-        """``{modality: (B, 3, H, W)}`` to pooled features (ΣB, D), before the neck."""
-        return self.pool(self.backbone(self.inputs(images)))
+        head = PartHead if config.head == "parts" else GlobalHead
+        self.head = head(config, self.backbone.channels, identities)
 
     def embed(self, images: torch.Tensor, modality: str) -> torch.Tensor:
         """(B, 3, H, W) of one modality to retrieval features (B, D)."""
-        return self.neck(self.features({modality: images}))
+        return self.head(self.backbone(self.inputs({modality: images})))
 
     def losses(self, batch: Batch, epoch: int) -> dict[str, torch.Tensor]:
-        """Identity (cross-entropy) and triplet loss over both modalities."""
-        f = self.features({"visible": batch.visible, "infrared": batch.infrared})
-        identity = batch.identity.repeat(2)
-        with torch.autocast(f.device.type, enabled=False):  # bfloat16 logits keep 2 or 3 digits
-            logits = self.classifier(self.neck(f))
-        if self.config.metric == "batch_hard":
-            triplet = batch_hard_triplet(f, identity, self.config.margin)
-        else:
-            triplet = weighted_regularised_triplet(f, identity)
-        smoothing = self.config.label_smoothing
-        return {
-            "identity": F.cross_entropy(logits, identity, label_smoothing=smoothing),
-            "triplet": triplet,
-        }
+        """Identity and triplet losses over both modalities, as the head has them."""
+        images = {"visible": batch.visible, "infrared": batch.infrared}
+        return self.head.losses(self.backbone(self.inputs(images)), batch.identity)
