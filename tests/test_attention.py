@@ -183,9 +183,13 @@ def test_one_block_is_the_map_itself(maps):
     torch.testing.assert_close(in_blocks([module], maps, 1), module(maps))
 
 
-@pytest.mark.parametrize("module", [MGSA(5), InBlocks(lambda: CBAM(16), 5)])
-def test_impossible_division_is_refused(module):
-    with pytest.raises(ValueError, match=r"12 rows, which 5 blocks .* one of 1, 2, 3, 4, 6, 12;"):
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [(MGSA(5), "i1 .blocks of MGSA."), (InBlocks(lambda: CBAM(16), 5), "i2 .blocks of MSAM.")],
+)
+def test_impossible_division_is_refused(module, name):
+    message = f"{name}: the feature map has 12 rows, which 5 blocks .* one of 1, 2, 3, 4, 6, 12;"
+    with pytest.raises(ValueError, match=message):
         module(torch.zeros(2, 16, 12, 6))
 
 

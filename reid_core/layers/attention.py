@@ -11,12 +11,14 @@ import torch
 from torch import nn
 
 
-def in_blocks(modules: Sequence[nn.Module], maps: torch.Tensor, blocks: int) -> torch.Tensor:
+def in_blocks(
+    modules: Sequence[nn.Module], maps: torch.Tensor, blocks: int, name: str = "blocks"
+) -> torch.Tensor:
     """``maps`` (B, C, H, W) cut into horizontal blocks, each a map of its own to its module, the
     outputs joined again: (B, C', H, W).
 
     One module serves all blocks, which then share a batch and its statistics; otherwise there is
-    one for each block.
+    one for each block. ``name`` is what errors call their number.
 
     Raises
     ------
@@ -27,7 +29,7 @@ def in_blocks(modules: Sequence[nn.Module], maps: torch.Tensor, blocks: int) -> 
     if height % blocks:
         possible = ", ".join(str(n) for n in range(1, height + 1) if height % n == 0)
         raise ValueError(
-            f"blocks: the feature map has {height} rows, which {blocks} blocks cannot share evenly."
+            f"{name}: the feature map has {height} rows, which {blocks} blocks cannot share evenly."
             f" Expected one of {possible}; or choose another place or height of the pictures."
         )
     cut = maps.unflatten(2, (blocks, -1)).movedim(2, 0)  # (blocks, B, C, H / blocks, W)
@@ -47,7 +49,7 @@ class InBlocks(nn.Module):
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) to (B, C', H, W); ValueError where H cannot be divided."""
-        return in_blocks(self.each, maps, self.blocks)
+        return in_blocks(self.each, maps, self.blocks, "i2 (blocks of MSAM)")
 
 
 class ChannelAttention(nn.Module):
@@ -134,7 +136,7 @@ class MGSA(nn.Module):
             The map's height is no multiple of ``blocks``.
         """
         whole = self.f[0](maps)
-        local = in_blocks(self.f[1:] or self.f, maps, self.blocks)
+        local = in_blocks(self.f[1:] or self.f, maps, self.blocks, "i1 (blocks of MGSA)")
         if self.double_sigmoid:
             whole, local = whole.sigmoid(), local.sigmoid()
         return (whole + local).sigmoid()

@@ -1,0 +1,200 @@
+"""Multi-granularity attention: what stands in each branch, where, and that every variant learns."""
+
+import pytest
+import torch
+from torch import nn
+
+from reid_core.data.batches import Batch
+from reid_core.layers.attention import CBAM, MGSA, DualAttention, InBlocks, SpatialAttention
+from reid_core.layers.two_stream import MODALITIES
+from reid_core.methods import build, configure
+from reid_core.methods.multi_granularity import SWEEPS, VARIANTS, Model
+from reid_core.train import make_optimizer
+
+IDENTITIES = 4
+
+
+@pytest.fixture(scope="module")
+def batch() -> Batch:
+    """Four identities, each a pattern that its two pictures of both modalities share with noise."""
+    torch.manual_seed(1)
+    pattern = torch.randn(IDENTITIES, 1, 48, 24).repeat_interleave(2, 0)
+    visible, infrared = (pattern + 0.3 * torch.randn(8, 3, 48, 24) for _ in MODALITIES)
+    return Batch(visible, infrared, torch.arange(IDENTITIES).repeat_interleave(2))
+
+
+def model_of(variant: str, profile: str = "smoke", **overrides) -> Model:
+    torch.manual_seed(0)
+    return build(configure("multi_granularity", variant, profile, overrides), IDENTITIES)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_learns_a_fixed_batch(variant, batch):
+    run = configure("multi_granularity", variant, "smoke", {"lr": 0.02})
+    model = model_of(variant)
+    optimizer = make_optimizer(run, model)
+    totals = []
+    for _ in range(8):
+        terms = model.losses(batch, epoch=0)
+        assert list(terms) == ["identity", "triplet", "part_triplet"]
+        total = sum(terms.values())
+        optimizer.zero_grad()
+        total.backward()
+        assert all(p.grad is not None for p in model.parameters())
+        optimizer.step()
+        totals.append(total.item())
+    assert totals[-1] < 0.7 * totals[0]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_fits_the_demo_profile(variant):
+    """Stage 2 has 12 rows there, stage 1 has 24."""
+    model = model_of(variant, "demo")
+    images = torch.randn(4, 3, 96, 48)
+    terms = model.losses(Batch(images, images.flip(1), torch.tensor([0, 0, 1, 1])), 0)
+    assert all(torch.isfinite(term) for term in terms.values())
+
+
+@pytest.mark.parametrize("variant", ["mgsa-msam", "i1-6", "i2-4", "after-stage-1"])
+def test_divisions_fit_the_paper_profile(variant):
+    """After stage 2 the map has 36 rows."""
+    model = model_of(variant, "paper", weights="none", backbone="resnet18").eval()
+    with torch.inference_mode():
+        assert model.embed(torch.zeros(1, 3, 288, 144), "visible").shape == (1, 6 * 256)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_embedding_of_one_modality_does_not_depend_on_the_other(variant, batch):
+    model = model_of(variant).eval()
+    with torch.inference_mode():
+        both = model.head(model.backbone({m: getattr(batch, m) for m in MODALITIES}))
+        alone = [model.embed(getattr(batch, m), m) for m in MODALITIES]
+        one = model.embed(batch.infrared[2:3], "infrared")
+    torch.testing.assert_close(both, torch.cat(alone))
+    torch.testing.assert_close(one, alone[1][2:3])
+
+
+def test_infrared_branch_is_always_plain_cbam():
+    for variant in VARIANTS:
+        attention = model_of(variant).backbone.attention
+        if variant == "baseline":
+            assert not attention
+        else:
+            assert type(attention["infrared"]) is CBAM
+
+
+def test_visible_branches_of_table_1():
+    visible = {v: model_of(v).backbone.attention["visible"] for v in VARIANTS if v != "baseline"}
+    mgsa, msam, both = visible["mgsa"], visible["msam"], visible["mgsa-msam"]
+    assert type(mgsa) is DualAttention and type(mgsa.spatial) is MGSA and mgsa.spatial.blocks == 4
+    assert type(msam) is InBlocks and msam.blocks == 2
+    assert type(msam.each[0].spatial) is SpatialAttention
+    assert type(both.channel) is InBlocks and both.channel.blocks == 2
+    assert type(both.spatial) is MGSA and both.spatial.blocks == 4 and both.spatial.double_sigmoid
+    assert not visible["single-sigmoid"].spatial.double_sigmoid
+    assert len(visible["own-blocks"].spatial.f) == 5
+    assert len(visible["own-blocks"].channel.each) == 2
+
+
+@pytest.mark.parametrize("setting", SWEEPS)
+def test_sweeps_move_one_setting(setting):
+    """Figure 3: values 1, 2, 3, 4, 6, the other one at 1, everything else alike."""
+    models = [configure("multi_granularity", v, "paper").model for v in SWEEPS[setting]]
+    assert [m[setting] for m in models] == [1, 2, 3, 4, 6]
+    others = [{k: v for k, v in m.items() if k != setting} for m in models]
+    assert all(other == others[0] for other in others)
+    assert others[0]["i2" if setting == "i1" else "i1"] == 1
+
+
+@torch.no_grad()
+def test_one_block_is_cbam_of_each_branch(batch):
+    """§4.4: I1 = 1 is CBAM's spatial attention, I2 = 1 a CBAM with weights of its own."""
+    attention = model_of("cbam").eval().backbone.attention
+    plain = CBAM(32).eval()
+    plain.load_state_dict(attention["visible"].state_dict())
+    maps = torch.rand(2, 32, 12, 6)
+    torch.testing.assert_close(attention["visible"](maps), plain(maps))
+    assert not torch.allclose(attention["infrared"](maps), plain(maps))
+
+
+@torch.no_grad()
+def test_nested_takes_equation_1_in_each_block():
+    model = model_of("mgsa-msam", both="nested", i1=3).eval()
+    visible = model.backbone.attention["visible"]
+    maps = torch.rand(2, 32, 12, 6)
+    expected = torch.cat([visible.each[0](block) for block in maps.chunk(2, dim=2)], dim=2)
+    torch.testing.assert_close(visible(maps), expected)
+    assert type(visible.each[0].spatial) is MGSA
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"i1": 5}, r"i1 \(blocks of MGSA\): the feature map has 12 rows, which 5 blocks"),
+        ({"i2": 5}, r"i2 \(blocks of MSAM\): the feature map has 12 rows, which 5 blocks"),
+        ({"both": "nested"}, r"i1 \(blocks of MGSA\): the feature map has 6 rows, which 4 blocks"),
+    ],
+)
+def test_impossible_divisions_are_refused(settings, message, batch):
+    with pytest.raises(ValueError, match=message):
+        model_of("mgsa-msam", **settings).embed(batch.visible, "visible")
+
+
+def test_visible_attention_changes_nothing_of_infrared_pictures(batch):
+    model = model_of("mgsa-msam").eval()
+    with torch.inference_mode():
+        before = {m: model.embed(getattr(batch, m), m) for m in MODALITIES}
+        for p in model.backbone.attention["visible"].parameters():
+            p.mul_(-3)
+        after = {m: model.embed(getattr(batch, m), m) for m in MODALITIES}
+    assert torch.equal(before["infrared"], after["infrared"])
+    assert not torch.allclose(before["visible"], after["visible"])
+
+
+@torch.no_grad()
+def test_kept_is_the_mean_attention_of_a_place(batch):
+    model = model_of("cbam").eval()
+    for m in MODALITIES:
+        found = model.kept(getattr(batch, m), m)
+        maps = model.backbone.private[m](getattr(batch, m))
+        attention = model.backbone.attention[m]
+        weights = attention.channel(maps)
+        weights = weights * attention.spatial(weights * maps)
+        expected = (weights * maps).sum(1) / maps.sum(1)
+        assert found.shape == (8, 12, 6)
+        torch.testing.assert_close(found, expected)
+
+
+def test_baseline_is_the_pcb_baseline(batch):
+    """Same network, same weights from the same seed: only the recipe differs."""
+    model = model_of("baseline").eval()
+    torch.manual_seed(0)
+    other = build(configure("baselines", "pcb", "smoke"), IDENTITIES).eval()
+    with torch.inference_mode():
+        assert torch.equal(
+            model.embed(batch.visible, "visible"), other.embed(batch.visible, "visible")
+        )
+        assert {k: v.item() for k, v in model.losses(batch, 0).items()} == {
+            k: v.item() for k, v in other.losses(batch, 0).items()
+        }
+
+
+def test_recipe_of_the_paper():
+    run = configure("multi_granularity", "mgsa-msam", "paper", dataset="sysu")
+    assert (run.epochs, run.lr, run.warmup, run.milestones) == (60, 0.1, 10, (20, 50))
+    assert (run.identities, run.images, run.pad, run.flip) == (6, 8, 0, 0.5)
+    assert (run.optimizer, run.momentum, run.weight_decay) == ("sgd", 0.9, 5e-4)
+    other = configure("multi_granularity", "mgsa-msam", "paper", dataset="regdb")
+    assert (other.identities, other.images) == (8, 4)
+
+
+def test_terms_are_float32_under_autocast(batch):
+    model = model_of("mgsa-msam")
+    logits = []
+    for judge in model.head.modules():
+        if isinstance(judge, nn.Linear):
+            judge.register_forward_hook(lambda *call: logits.append(call[2].dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = model.losses(batch, 0)
+    assert set(logits) == {torch.float32}
+    assert all(term.dtype == torch.float32 for term in terms.values())
