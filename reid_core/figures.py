@@ -13,6 +13,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 RIGHT, WRONG, NEUTRAL = "#009E73", "#D55E00", "#000000"
 LINES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
@@ -130,6 +131,8 @@ def training_curves(histories: Mapping[str, pd.DataFrame], title: str) -> Figure
     """Every loss term against the epoch, one panel a term, one line a run."""
     hidden = {"epoch", "lr", "seconds"}
     terms = list(dict.fromkeys(c for h in histories.values() for c in h if c not in hidden))
+    terms.sort(key=lambda term: term == "total")  # last, whatever term enters later
+    epochs = max(history["epoch"].max() for history in histories.values())
     figure = Figure(figsize=(2.9 * len(terms) + 0.6, 3.2), layout="constrained")
     figure.suptitle(title, fontsize=11)
     for axis, term in zip(figure.subplots(1, len(terms), squeeze=False)[0], terms, strict=True):
@@ -137,6 +140,8 @@ def training_curves(histories: Mapping[str, pd.DataFrame], title: str) -> Figure
             if term in history:
                 _line(axis, number, history["epoch"], history[term], name)
         axis.set(xlabel="epoch", ylabel=f"mean {term} loss", ylim=(0, None))
+        axis.set(xlim=(0.5, epochs + 0.5))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         _legend(axis)
     return figure
 
@@ -165,6 +170,7 @@ def sweep_curves(
             axis.errorbar(places, y, spread, label=text, capsize=4, linewidth=1.8, **style)
         if points.empty:
             axis.text(0.5, 0.5, "no finished run", ha="center", transform=axis.transAxes)
+            axis.set(ylim=(0, 100))
         axis.set(xlabel=label, ylabel="per cent", title=name)
         axis.set_xticks(places, [f"{value:g}" for value in points[setting]])
         _legend(axis)
@@ -201,14 +207,14 @@ def ablation_bars(
                     x, y = bar.get_x() + width / 2, bar.get_height() + shift + 0.8
                     axis.text(x, y, f"{bar.get_height():.1f}", ha="center", fontsize=8)
         axis.set_xticks(places, labels, fontsize=8)
-        axis.set(ylabel="rank-1 (%)", ylim=(0, 105), title=name)
+        axis.set(ylabel="rank-1 (%)", ylim=(0, 108), xlim=(-0.7, len(labels) - 0.3), title=name)
         axis.legend(fontsize=8, loc="upper left")
     return figure
 
 
 def flow_diagram(
     boxes: Mapping[str, tuple[float, float, str]],
-    arrows: Sequence[tuple[str, str, str]],
+    arrows: Sequence[tuple[str, str]],
     title: str,
 ) -> Figure:
     """Labelled boxes and the arrows between them: what flows where in a network.
@@ -217,8 +223,7 @@ def flow_diagram(
     ----------
     boxes : {label: (column, row, state)}
         The state is "trained" (green), "fixed" (orange, dashed) or "plain".
-    arrows : sequence of (from, to, text)
-        An empty text leaves the arrow without one.
+    arrows : sequence of (from, to)
     """
     look = {
         "trained": {"facecolor": "#CDEBE1", "edgecolor": RIGHT, "linestyle": "solid"},
@@ -233,11 +238,10 @@ def flow_diagram(
     for label, (x, y, state) in boxes.items():
         frame = {"boxstyle": "round,pad=0.5", "linewidth": 1.8, **look[state]}
         axis.text(x, y, label, ha="center", va="center", fontsize=10, bbox=frame, zorder=3)
-    for start, end, text in arrows:
+    for start, end in arrows:
         (x0, y0, _), (x1, y1, _) = boxes[start], boxes[end]
         line = {"arrowstyle": "-|>", "shrinkA": 24, "shrinkB": 24, "linewidth": 1.4}
         axis.annotate("", (x1, y1), (x0, y0), arrowprops=line)
-        axis.text((x0 + x1) / 2, (y0 + y1) / 2 - 0.1, text, ha="center", fontsize=8)
     meaning = {"trained": "learns", "fixed": "fixed: no gradient reaches it"}
     legend = [Patch(label=text, **look[s]) for s, text in meaning.items() if s in states]
     axis.legend(handles=legend, loc="lower center", ncols=2, fontsize=9, bbox_to_anchor=(0.5, -0.1))
