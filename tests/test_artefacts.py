@@ -59,6 +59,20 @@ def test_rows_of_mutual_prediction():
     assert rows.query("method == 'Hi-CMD' and mode == 'indoor'")["value"].isna().all()
 
 
+@pytest.mark.parametrize(
+    "mode, metric, total",
+    [
+        ("all", "rank1", 59.14 + 61.60 + 60.35 + 61.23),
+        ("all", "mINP", 38.22 + 45.37 + 40.71 + 45.82),
+        ("visible-to-infrared", "mAP", 87.95 + 89.24 + 88.01 + 89.39),
+    ],
+)
+def test_columns_of_multi_granularity_add_up(mode, metric, total):
+    values = column("multi_granularity", "T1", mode, metric)
+    assert len(published("multi_granularity")) == 4 * 2 * 3
+    assert values.sum() == pytest.approx(total)
+
+
 def test_unknown_or_misshapen_paper_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(artefacts, "PUBLISHED", tmp_path)
     (tmp_path / "one.csv").write_text("table,value\nT1,3\n")
