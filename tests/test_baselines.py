@@ -58,7 +58,8 @@ def test_every_variant_learns_a_fixed_batch(variant, pooling, batch):
         optimizer.zero_grad()
         total.backward()
         frozen = {n for n, p in model.named_parameters() if p.grad is None}
-        assert frozen == (set() if variant == "pcb" else {"head.neck.bias"})
+        parts = {f"head.necks.{n}.bias" for n in range(3)}
+        assert frozen == (parts if variant == "pcb" else {"head.neck.bias"})
         optimizer.step()
         totals.append(total.item())
     assert totals[-1] < 0.7 * totals[0]
@@ -203,33 +204,51 @@ def test_agw_on_resnet50_is_the_published_one():
 # ------------------------------------------------------------------------------------------- PCB
 
 
-def test_parts_against_loops(batch):
-    """GeM over each stripe, its own linear map, normalisation and ReLU; then the three losses."""
-    model = model_of("pcb", part_metric=0.5, margin=0.7, label_smoothing=0.1).eval()
+@pytest.mark.parametrize("part_neck", [False, True])
+def test_parts_against_loops(part_neck, batch):
+    """GeM over each stripe, its own linear map, normalisation and ReLU; then the three losses. With
+    a neck the triplets see the linear map, classifiers and retrieval its normalisation."""
+    settings = {"part_metric": 0.5, "margin": 0.7, "label_smoothing": 0.1}
+    model = model_of("pcb", part_neck=part_neck, **settings).eval()
     head = model.head
     with torch.no_grad():
         for judge in head.classifiers:
             nn.init.normal_(judge.weight)  # new ones are undecided, smoothed or not
         maps = maps_of(model, batch)
         terms = model.losses(batch, epoch=0)
-        parts = []
+        parts, judged = [], []
         for n in range(3):  # rows of the smoke profile's map
             pooled = maps[:, :, n].clamp(min=1e-6).pow(3).mean(-1).pow(1 / 3)
-            conv, norm, _ = head.reduce[n]
+            conv, norm = (head.reduce[n], head.necks[n]) if part_neck else head.reduce[n][:2]
             x = pooled @ conv.weight.T + conv.bias
-            x = (x - norm.running_mean) / (norm.running_var + 1e-5).sqrt()
-            parts.append((x * norm.weight + norm.bias).clamp(min=0))
+            normed = (x - norm.running_mean) / (norm.running_var + 1e-5).sqrt()
+            normed = normed * norm.weight + norm.bias
+            judged.append(normed if part_neck else normed.clamp(min=0))
+            parts.append(x if part_neck else judged[-1])
         y = torch.cat([batch.identity, batch.identity])
         whole = torch.cat(parts, dim=1)
         expected = {"identity": 0.0, "triplet": 0.0, "part_triplet": 0.0}
-        for part, judge in zip(parts, head.classifiers, strict=True):
-            logits = part @ judge.weight.T + judge.bias
+        for part, seen, judge in zip(parts, judged, head.classifiers, strict=True):
+            logits = seen @ judge.weight.T + judge.bias
             expected["identity"] += F.cross_entropy(logits, y, label_smoothing=0.1)
             of_part = hetero_center_triplet(part[:8], part[8:], batch.identity, 0.7)
             expected["part_triplet"] += 0.5 * of_part
         expected["triplet"] = hetero_center_triplet(whole[:8], whole[8:], batch.identity, 0.7)
         torch.testing.assert_close(terms, expected, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(model.embed(batch.infrared, "infrared"), whole[8:])
+        found = model.embed(batch.infrared, "infrared")
+        torch.testing.assert_close(found, torch.cat(judged, dim=1)[8:], rtol=1e-4, atol=1e-5)
+
+
+def test_a_neck_keeps_what_the_triplets_shrink(batch):
+    """The reason for ``part_neck``: features a thousand times smaller are judged alike."""
+    model = model_of("pcb", part_neck=True).train()
+    with torch.no_grad():
+        before = model.losses(batch, 0)["identity"]
+        for conv in model.head.reduce:
+            conv.weight.mul_(1e-3), conv.bias.mul_(1e-3)
+        for norm in model.head.necks:
+            norm.eps *= 1e-6
+        torch.testing.assert_close(model.losses(batch, 0)["identity"], before, rtol=1e-3, atol=0)
 
 
 def test_losses_of_parts_do_not_know_the_rows_order(batch):

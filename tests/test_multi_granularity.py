@@ -30,20 +30,20 @@ def model_of(variant: str, profile: str = "smoke", **overrides) -> Model:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_learns_a_fixed_batch(variant, batch):
-    run = configure("multi_granularity", variant, "smoke", {"lr": 0.02})
+    run = configure("multi_granularity", variant, "smoke", {"lr": 0.002})
     model = model_of(variant)
     optimizer = make_optimizer(run, model)
     totals = []
-    for _ in range(8):
+    for _ in range(12):
         terms = model.losses(batch, epoch=0)
         assert list(terms) == ["identity", "triplet", "part_triplet"]
         total = sum(terms.values())
         optimizer.zero_grad()
         total.backward()
-        assert all(p.grad is not None for p in model.parameters())
+        assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
         optimizer.step()
         totals.append(total.item())
-    assert totals[-1] < 0.7 * totals[0]
+    assert totals[-1] < 0.3 * totals[0]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

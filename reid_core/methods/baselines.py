@@ -52,6 +52,8 @@ class Config:
     parts: Positive = 6  # PCB's stripes
     part_channels: Positive = 256  # of each part's feature
     part_metric: NotNegative = 2.0  # weight of each part's triplet loss; the whole feature's is 1
+    part_neck: bool = False  # a BNNeck for each part instead of normalisation and ReLU before both
+    # losses; from scratch the triplets otherwise take all features to zero, before they differ
 
 
 VARIANTS: dict[str, dict] = {
@@ -122,7 +124,8 @@ class GlobalHead(nn.Module):
 class PartHead(nn.Module):
     """PCB: a feature of each horizontal part, pooled, reduced by a 1×1 convolution of its own with
     batch normalisation and ReLU, and judged by a classifier of its own. Side by side they are the
-    retrieval feature.
+    retrieval feature. With ``part_neck`` the normalisation comes after the triplet loss, as in
+    `GlobalHead`, and there is no ReLU.
 
     ``config`` has this file's ``pooling``, ``metric``, ``margin``, ``label_smoothing`` and part
     settings.
@@ -133,18 +136,22 @@ class PartHead(nn.Module):
         self.config = config
         self.pool = GeM() if config.pooling == "gem" else GAP()
         self.reduce = nn.ModuleList()
+        self.necks = nn.ModuleList()
         self.classifiers = nn.ModuleList()
         for _ in range(config.parts):
             conv = nn.Linear(channels, config.part_channels)  # on one place, a 1×1 convolution
             nn.init.kaiming_normal_(conv.weight)
             norm = nn.BatchNorm1d(config.part_channels)
-            self.reduce.append(nn.Sequential(conv, norm, nn.ReLU()))
+            if config.part_neck:
+                norm.bias.requires_grad_(False)
+            self.reduce.append(conv if config.part_neck else nn.Sequential(conv, norm, nn.ReLU()))
+            self.necks.append(norm if config.part_neck else nn.Identity())
             self.classifiers.append(nn.Linear(config.part_channels, identities))
             nn.init.normal_(self.classifiers[-1].weight, std=0.001)
             nn.init.zeros_(self.classifiers[-1].bias)
 
     def features(self, maps: torch.Tensor) -> list[torch.Tensor]:
-        """(B, C, H, W) to the parts' features, each (B, part_channels) float32.
+        """(B, C, H, W) to the parts' features, each (B, part_channels) float32, before the necks.
 
         Raises
         ------
@@ -163,14 +170,16 @@ class PartHead(nn.Module):
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) to retrieval features (B, parts · part_channels)."""
-        return torch.cat(self.features(maps), dim=1)
+        parts = zip(self.necks, self.features(maps), strict=True)
+        return torch.cat([neck(f) for neck, f in parts], dim=1)
 
     def losses(self, maps: torch.Tensor, identity: torch.Tensor) -> dict[str, torch.Tensor]:
         """The parts' cross-entropies, added; the triplet loss of the whole feature; the parts'
         triplet losses, added. Maps and ``identity`` as for `GlobalHead`."""
         config, f = self.config, self.features(maps)
         with torch.autocast(maps.device.type, enabled=False):
-            logits = [judge(part) for judge, part in zip(self.classifiers, f, strict=True)]
+            layers = zip(self.classifiers, self.necks, f, strict=True)
+            logits = [judge(neck(part)) for judge, neck, part in layers]
         cross_entropy = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
         of_parts = [metric_loss(config.metric, part, identity, config.margin) for part in f]
         whole = metric_loss(config.metric, torch.cat(f, dim=1), identity, config.margin)

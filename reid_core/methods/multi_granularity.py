@@ -53,6 +53,7 @@ class Config:
     margin: NotNegative = 0.3
     part_metric: NotNegative = 2.0  # weight of each part's triplet loss; the whole feature's is 1
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    part_neck: bool = False  # see ``baselines``; for training from scratch
 
     attention: bool = True  # without it the baseline
     i1: Positive = 4  # I1 of Eq. 1; 1 is CBAM's spatial attention (§4.4), without a local term
