@@ -61,7 +61,7 @@ VARIANTS: dict[str, dict] = {
     "fgfl-cmimpl": {},
     # Figure 3, one parameter moved, the other at its dataset's value
     **{f"alpha-{value:g}": {"alpha": value} for value in (0.1, 1.0, 4.0, 12.2, 35.0, 70.0)},
-    **{f"beta-{value:g}": {"beta": value} for value in (0.1, 0.4, 1.0, 4.0, 10.0)},
+    **{f"beta-{value:g}": {"beta": value} for value in (0.1, 0.4, 1.0, 4.0, 10.0, 30.0, 100.0)},
     # open points, read the other way
     "both-terms": {"alternate": 0},
     "global-classifiers": {"classifier_input": "global"},
