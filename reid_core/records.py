@@ -19,7 +19,9 @@ from reid_core.config import RunConfig
 from reid_core.paths import REPORTED, ROOT, results_folder, shown, write_atomically
 
 SMALL_FILES = ("params.json", "history.csv", "metrics.json")  # of these a record consists
+MEASURES = ("rank1", "rank5", "rank10", "rank20", "mAP", "mINP")
 _KEYS = ("profile", "dataset", "method", "variant", "seed", "trial")
+_EVALUATION = ("profile", "dataset", "method", "variant", "protocol", "mode", "gallery", "shots")
 
 
 class RunError(RuntimeError):
@@ -162,8 +164,9 @@ def publish(folder: Path) -> Path:
 
 def table(profile: str = "*", *, records_only: bool = False) -> pd.DataFrame:
     """Every finished run, one row per evaluation: this machine's own runs first, for the others
-    the committed records; the column ``source`` ("run" or "record") says which. With
-    ``records_only`` this machine's runs are not looked at."""
+    the committed records; the column ``source`` ("run" or "record") says which, and ``settings``
+    (JSON) is all that seeds and trials of one variant have in common. With ``records_only`` this
+    machine's runs are not looked at."""
     rows: dict[str, list[dict[str, Any]]] = {}
     places = {"record": REPORTED / "runs", "run": results_folder() / "runs"}
     if records_only:
@@ -171,8 +174,47 @@ def table(profile: str = "*", *, records_only: bool = False) -> pd.DataFrame:
     for source, root in places.items():
         for path in sorted(root.glob(f"{profile}/*/*/*/*/metrics.json")):
             content = read_json(path)
-            run = {key: content["config"][key] for key in _KEYS}
+            run = {key: content["config"][key] for key in _KEYS} | {"settings": _common(content)}
             name = path.parent.relative_to(root).as_posix()
             rows[name] = [{**run, **result, "source": source} for result in content["results"]]
     every = [row for name in sorted(rows) for row in rows[name]]
-    return pd.DataFrame(every) if every else pd.DataFrame(columns=[*_KEYS, "source"])
+    return pd.DataFrame(every) if every else pd.DataFrame(columns=[*_KEYS, "settings", "source"])
+
+
+def _common(content: dict[str, Any]) -> str:
+    config = {k: v for k, v in content["config"].items() if k not in ("seed", "trial")}
+    if not config["dataset"].endswith("regdb"):  # there each trial has data of its own
+        config["data"] = content["data"]
+    return json.dumps(config, sort_keys=True)
+
+
+def averaged(runs: pd.DataFrame) -> pd.DataFrame:
+    """Over seeds (and RegDB's trials), for each evaluation of a variant in ``runs`` (see `table`):
+    the mean of every measure as a fraction, its standard deviation (of the sample, suffix
+    ``_std``), the number ``runs``, and the ``settings`` and sources.
+
+    Raises
+    ------
+    RunError
+        Two runs of a variant have other settings or data, so that their mean says nothing.
+    """
+    if runs.empty:
+        columns = [*_EVALUATION, "runs", *MEASURES, *(f"{m}_std" for m in MEASURES)]
+        return pd.DataFrame(columns=[*columns, "settings", "source"])
+    for name, group in runs.groupby(list(_EVALUATION[:4]), sort=False):
+        first = json.loads(group["settings"].iloc[0])
+        for row in group.itertuples():
+            other = json.loads(row.settings)
+            if other != first:
+                keys = {k for k in first.keys() | other.keys() if first.get(k) != other.get(k)}
+                raise RunError(
+                    f"{'/'.join(name)}: seed {row.seed}, trial {row.trial} ({row.source}) has "
+                    f"other settings or data than seed {group['seed'].iloc[0]}: "
+                    f"{', '.join(sorted(keys))} differ. They cannot be averaged; take one of them "
+                    "out, or run it again."
+                )
+    grouped = runs.groupby(list(_EVALUATION), sort=False)
+    mean = grouped[list(MEASURES)].mean()
+    spread = grouped[list(MEASURES)].std(ddof=1).add_suffix("_std")
+    same = grouped[["settings", "source"]].agg(lambda values: " and ".join(sorted(set(values))))
+    return pd.concat([grouped.size().rename("runs"), mean, spread, same], axis=1).reset_index()

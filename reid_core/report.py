@@ -1,22 +1,18 @@
 """``python -m reid_core report``: this machine's finished runs become committed records, and the
 records become the summary table that the README shows."""
 
-from pathlib import Path
-
 import pandas as pd
 from PIL import Image
 
 from reid_core import records
-from reid_core.paths import REPORTED, ROOT, results_folder, shown, write_atomically
+from reid_core.paths import REPORTED, ROOT, results_folder, write_atomically
 
 _START, _END = "<!-- results:start -->", "<!-- results:end -->"
-_KEYS = ["profile", "dataset", "method", "variant", "protocol", "mode", "gallery", "shots"]
 _FIGURES = {  # of these runs of the demo profile the README shows figures
     "paperdolls-sysu/baselines/two-stream/seed0": ("people", "top10", "cmc", "training"),
     "paperdolls-sysu/baselines/two-stream-wrt/seed0": ("baselines_cmc", "baselines_training"),
 }
 GAP = REPORTED / "modality_gap.csv"  # of notebook 01
-_MEASURES = ["rank1", "rank5", "rank10", "rank20", "mAP", "mINP"]
 
 
 def publish_finished(profile: str) -> list[str]:
@@ -46,38 +42,9 @@ def publish_figures() -> None:
 
 
 def summary() -> pd.DataFrame:
-    """One row for each evaluation of the committed records: over seeds (and RegDB's trials), the
-    mean of every measure as a fraction, the standard deviation (of the sample), and their number
-    ``runs``."""
-    _require_alike()
-    table = records.table(records_only=True)
-    grouped = table.groupby(_KEYS, sort=False)
-    mean = grouped[_MEASURES].mean()
-    spread = grouped[_MEASURES].std(ddof=1).add_suffix("_std")
-    return pd.concat([grouped.size().rename("runs"), mean, spread], axis=1).reset_index()
-
-
-def _require_alike() -> None:
-    """Records that are averaged must differ in their seed and trial alone.
-
-    Raises
-    ------
-    RunError
-        Two records of one variant have other settings or data.
-    """
-    first: dict[Path, tuple] = {}
-    for path in sorted((records.REPORTED / "runs").glob("*/*/*/*/*/metrics.json")):
-        content = records.read_json(path)
-        alike = {k: v for k, v in content["config"].items() if k not in ("seed", "trial")}
-        found = (
-            alike,
-            "" if "regdb" in alike["dataset"] else content["data"],
-        )  # a trial has its own
-        if first.setdefault(path.parent.parent, found) != found:
-            raise records.RunError(
-                f"{shown(path.parent)}: other settings or data than its variant's other records; "
-                "they cannot be averaged. Take this record, and the run it came from, out."
-            )
+    """One row for each evaluation of the committed records, averaged over seeds and trials."""
+    runs = records.table(records_only=True)
+    return records.averaged(runs).drop(columns=["settings", "source"])
 
 
 def readme_table(summarised: pd.DataFrame) -> str:

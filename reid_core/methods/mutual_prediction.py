@@ -36,6 +36,8 @@ class Config:
     weights: Weights = "imagenet"  # or "none", or the name of a state dict in data/weights
     last_stride: Literal[1, 2] = 1  # not printed; 2 leaves 9 rows, which six stripes cannot share
     margin: NotNegative = 0.3  # m of Eq. 2 and 10
+    neck: bool = False  # BNNeck before the classifiers, not in the paper: a network from scratch
+    # collapses without it (all features alike, where the triplet loss is its margin)
 
     fine_grained: bool = True  # FGFL; without it f^m is the global f^g
     stripes: Positive = 6  # Eq. 3
@@ -115,6 +117,10 @@ class Model(nn.Module):
         if config.fine_grained:
             self.stripes = FineGrained(channels, config.stripes, config.stripe_channels)
             width += config.stripes * config.stripe_channels
+        self.neck = nn.Identity()
+        if config.neck:
+            self.neck = nn.BatchNorm1d(width)
+            self.neck.bias.requires_grad_(False)  # features stay centred: cosine needs no offset
         self.W_id = nn.Linear(width, identities)
         if config.mutual:
             inputs = width if config.classifier_input == "fine" else channels
@@ -128,14 +134,14 @@ class Model(nn.Module):
 
     def embed(self, images: torch.Tensor, modality: str) -> torch.Tensor:
         """(B, 3, H, W) of one modality to retrieval features f^m (B, D), compared by cosine."""
-        return self.features({modality: images})
+        return self.neck(self.features({modality: images}))
 
     def losses(self, batch: Batch, epoch: int) -> dict[str, torch.Tensor]:
         """The terms of Eq. 13 that train in ``epoch``, counted from 0, each with its weight."""
         f = self.features({"visible": batch.visible, "infrared": batch.infrared})
-        f_m = dict(zip(MODALITIES, f.chunk(2), strict=True))
         specific, mutual = phase(self.config, epoch)
         with torch.autocast(f.device.type, enabled=False):  # bfloat16 logits keep 2 or 3 digits
+            f_m = dict(zip(MODALITIES, self.neck(f).chunk(2), strict=True))
             shared = dict.fromkeys(MODALITIES, self.W_id)
             terms = {
                 "identity": identity_loss(f_m, shared, batch.identity),

@@ -1,0 +1,273 @@
+"""Mutual prediction: each term against a naive reference, who learns from it, and when."""
+
+from math import exp, log
+
+import pytest
+import torch
+from torch import nn
+
+from reid_core.data.batches import Batch
+from reid_core.layers.two_stream import MODALITIES
+from reid_core.losses.mutual_prediction import identity_loss, mutual_prediction_loss
+from reid_core.losses.triplet import batch_hard_triplet
+from reid_core.methods import build, configure
+from reid_core.methods.mutual_prediction import VARIANTS, FineGrained, Model, phase
+from reid_core.train import make_optimizer
+
+IDENTITIES = 4
+
+
+def cross_entropy(features: torch.Tensor, classifier: nn.Linear, identity: torch.Tensor) -> float:
+    """−(1/n) Σ_i log softmax(W f_i)[y_i], number by number."""
+    weight, bias, total = classifier.weight.tolist(), classifier.bias.tolist(), 0.0
+    for f, y in zip(features.tolist(), identity.tolist(), strict=True):
+        logits = [
+            sum(a * b for a, b in zip(row, f, strict=True)) + c
+            for row, c in zip(weight, bias, strict=True)
+        ]
+        total -= log(exp(logits[y]) / sum(exp(z) for z in logits))
+    return total / len(features)
+
+
+@pytest.fixture
+def toy():
+    torch.manual_seed(0)
+    features = {m: torch.randn(6, 5, dtype=torch.double) for m in MODALITIES}
+    classifiers = nn.ModuleDict({m: nn.Linear(5, 3, dtype=torch.double) for m in MODALITIES})
+    return features, classifiers, torch.tensor([0, 1, 2, 2, 1, 0])
+
+
+def test_identity_loss_is_the_sum_over_modalities(toy):
+    f, w, y = toy
+    expected = sum(cross_entropy(f[m], w[m], y) for m in MODALITIES)
+    assert identity_loss(f, w, y).item() == pytest.approx(expected)
+    shared = dict.fromkeys(MODALITIES, w["visible"])
+    expected = sum(cross_entropy(f[m], w["visible"], y) for m in MODALITIES)
+    assert identity_loss(f, shared, y).item() == pytest.approx(expected)
+
+
+def test_mutual_prediction_goes_through_the_other_classifier(toy):
+    f, w, y = toy
+    expected = cross_entropy(f["visible"], w["infrared"], y)
+    expected += cross_entropy(f["infrared"], w["visible"], y)
+    assert mutual_prediction_loss(f, w, y).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("loss", [identity_loss, mutual_prediction_loss])
+def test_gradients_and_row_order(loss, toy):
+    f, w, y = toy
+
+    def of(visible, infrared):
+        return loss({"visible": visible, "infrared": infrared}, w, y)
+
+    leaves = [x.clone().requires_grad_() for x in f.values()]
+    assert torch.autograd.gradcheck(of, leaves)
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    mixed = loss({m: x[order] for m, x in f.items()}, w, y[order])
+    torch.testing.assert_close(mixed, loss(f, w, y))
+
+
+def test_classifiers_learn_from_their_own_modality_only(toy):
+    """Eq. 11 trains W_v and W_t; of Eq. 12 nothing reaches them."""
+    f, w, y = toy
+    leaves = {m: x.clone().requires_grad_() for m, x in f.items()}
+    mutual_prediction_loss(leaves, w, y).backward()
+    assert all(p.grad is None for p in w.parameters())
+    assert all(x.grad.abs().sum() > 0 for x in leaves.values())
+    identity_loss(leaves, w, y).backward()
+    assert all(p.grad.abs().sum() > 0 for p in w.parameters())
+
+
+def test_stripes_against_a_loop():
+    torch.manual_seed(0)
+    layer, maps = FineGrained(channels=3, stripes=2, stripe_channels=4), torch.randn(2, 3, 4, 5)
+    found = layer(maps)
+    assert found.shape == (2, 8)
+    for stripe in range(2):
+        weight, bias = layer.conv[stripe].weight[:, :, 0, 0], layer.conv[stripe].bias
+        for image in range(2):
+            for channel in range(4):
+                values = [
+                    max(0.0, (weight[channel] @ maps[image, :, y, x] + bias[channel]).item())
+                    for y in (2 * stripe, 2 * stripe + 1)
+                    for x in range(5)
+                ]
+                expected = sum(values) / len(values)
+                assert found[image, 4 * stripe + channel].item() == pytest.approx(
+                    expected, abs=1e-5
+                )
+
+
+def test_impossible_stripes_are_refused():
+    with pytest.raises(ValueError, match="stripes: the feature map has 9 rows, which 6 stripes"):
+        FineGrained(3, 6, 2)(torch.zeros(1, 3, 9, 2))
+
+
+# ---------------------------------------------------------------------------- schedule (§3.5.2)
+
+
+def test_phases_of_the_papers_schedule():
+    model = model_of("fgfl-cmimpl", profile="paper", weights="none", backbone="resnet10_half")
+    active = [phase(model.config, epoch) for epoch in range(80)]
+    assert set(active[:20]) == {(False, False)}
+    for block in range(12):
+        expected = (True, False) if block % 2 == 0 else (False, True)
+        assert active[20 + 5 * block : 25 + 5 * block] == [expected] * 5
+
+
+def test_literal_sum_of_equation_13():
+    config = model_of("both-terms").config
+    assert [phase(config, epoch) for epoch in range(3)] == [(True, True)] * 3
+
+
+def test_alpha_and_beta_of_each_dataset():
+    weights = {}
+    for dataset in ("sysu", "regdb", "paperdolls-sysu", "paperdolls-regdb"):
+        model = configure("mutual_prediction", "fgfl-cmimpl", "paper", dataset=dataset).model
+        weights[dataset] = (model["alpha"], model["beta"])
+    assert weights["sysu"] == weights["paperdolls-sysu"] == (12.2, 0.4)
+    assert weights["regdb"] == weights["paperdolls-regdb"] == (35.0, 4.0)
+    moved = configure("mutual_prediction", "alpha-1", "paper", dataset="regdb").model
+    assert (moved["alpha"], moved["beta"]) == (1.0, 4.0)
+
+
+# ------------------------------------------------------------------------------------ the model
+
+
+@pytest.fixture(scope="module")
+def batch() -> Batch:
+    """Four identities, each a pattern that its two pictures of both modalities share with noise."""
+    torch.manual_seed(1)
+    pattern = torch.randn(IDENTITIES, 1, 48, 24).repeat_interleave(2, 0)
+    visible, infrared = (pattern + 0.3 * torch.randn(8, 3, 48, 24) for _ in MODALITIES)
+    return Batch(visible, infrared, torch.arange(IDENTITIES).repeat_interleave(2))
+
+
+def model_of(variant: str, profile: str = "smoke", **overrides) -> Model:
+    torch.manual_seed(0)
+    return build(configure("mutual_prediction", variant, profile, overrides), IDENTITIES)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_learns_a_fixed_batch(variant, batch):
+    run = configure("mutual_prediction", variant, "smoke", {"lr": 0.002})
+    model = model_of(variant)
+    optimizer = make_optimizer(run, model)
+    totals = {0: [], 1: []}
+    for step in range(20):
+        terms = model.losses(batch, epoch=step % 2)
+        total = sum(terms.values())
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        totals[step % 2].append(total.item())
+    assert all(found[-1] < 0.8 * found[0] for found in totals.values())
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_terms_of_the_two_phases(variant, batch):
+    config = configure("mutual_prediction", variant, "smoke").model
+    first, second = (set(model_of(variant).losses(batch, epoch)) for epoch in (0, 1))
+    always = {"identity", "triplet"}
+    if not config["mutual"]:
+        assert first == second == always
+    elif config["alternate"] == 0:
+        assert first == second == always | {"specific", "mutual"}
+    else:
+        assert (first, second) == (always | {"specific"}, always | {"mutual"})
+
+
+def test_terms_are_those_of_equation_13(batch):
+    """Recomputed from what ``embed`` returns and the classifiers' weights."""
+    model = model_of("both-terms", alpha=3.0, beta=0.7, neck=False).eval()
+    with torch.no_grad():
+        terms = model.losses(batch, epoch=0)
+        f = {m: model.embed(getattr(batch, m), m) for m in MODALITIES}
+        y = batch.identity
+        own = sum(cross_entropy(f[m], model.W[m], y) for m in MODALITIES)
+        crossed = cross_entropy(f["visible"], model.W["infrared"], y)
+        crossed += cross_entropy(f["infrared"], model.W["visible"], y)
+        shared = sum(cross_entropy(f[m], model.W_id, y) for m in MODALITIES)
+        triplet = batch_hard_triplet(torch.cat(list(f.values())), y.repeat(2), 0.3)
+    expected = {
+        "identity": shared,
+        "triplet": triplet,
+        "specific": 3 * own,
+        "mutual": 0.7 * crossed,
+    }
+    assert {k: v.item() for k, v in terms.items()} == pytest.approx(
+        {k: float(v) for k, v in expected.items()}, rel=1e-4
+    )
+
+
+def test_who_learns_in_which_phase(batch):
+    """§3.5.2: every term trains the encoder; the classifiers W_v and W_t learn from L_v-t alone,
+    and stay as they are through an epoch of L_t-v, momentum and weight decay included."""
+    model = model_of("fgfl-cmimpl")
+    optimizer = make_optimizer(configure("mutual_prediction", "fgfl-cmimpl", "smoke"), model)
+    for epoch in (0, 1):
+        optimizer.zero_grad()
+        before = {n: p.detach().clone() for n, p in model.named_parameters()}
+        sum(model.losses(batch, epoch).values()).backward()
+        optimizer.step()
+        still = {n for n, p in model.named_parameters() if torch.equal(p, before[n])}
+        fixed = {"neck.bias"}
+        if epoch == 1:
+            fixed |= {f"W.{m}.{part}" for m in MODALITIES for part in ("weight", "bias")}
+        assert still == fixed
+        assert model.backbone.private["visible"][0][0].weight.grad.abs().sum() > 0
+
+
+def test_a_modalitys_stem_learns_from_the_others_classifier(batch):
+    """The gradient of L_t-v reaches both private stems: the visible one is judged by W_t."""
+    model = model_of("fgfl-cmimpl")
+    model.losses(batch, epoch=1)["mutual"].backward()
+    for m in MODALITIES:
+        assert model.backbone.private[m][0][0].weight.grad.abs().sum() > 0
+    assert model.W_id.weight.grad is None
+
+
+def test_feature_is_global_and_stripes_side_by_side(batch):
+    """3 584 = 2 048 + 6 · 256 columns in the paper; the first of them the global average."""
+    model = model_of("fgfl", neck=False).eval()
+    with torch.no_grad():
+        f = model.embed(batch.visible, "visible")
+        maps = model.backbone({"visible": batch.visible})
+    assert f.shape == (8, 256 + 3 * 256) and model.W_id.in_features == f.shape[1]
+    torch.testing.assert_close(f[:, :256], maps.mean((2, 3)))
+    assert model_of("baseline").W_id.in_features == 256
+    paper = configure("mutual_prediction", "fgfl", "paper", {"weights": "none"})
+    assert build(paper, IDENTITIES).W_id.in_features == 3584
+
+
+def test_classifiers_on_the_global_feature(batch):
+    """§3.5.1's reading: W_v and W_t see the first 2 048 columns alone."""
+    model = model_of("global-classifiers")
+    assert {w.in_features for w in model.W.values()} == {256}
+    terms = model.losses(batch, epoch=0)
+    terms["specific"].backward()
+    assert all(
+        conv.weight.grad is None or not conv.weight.grad.any() for conv in model.stripes.conv
+    )
+
+
+@pytest.mark.parametrize("variant", ["baseline", "fgfl-cmimpl"])
+def test_embedding_of_one_modality_does_not_depend_on_the_other(variant, batch):
+    model = model_of(variant).eval()
+    with torch.inference_mode():
+        both = model.neck(model.features({m: getattr(batch, m) for m in MODALITIES}))
+        alone = [model.embed(getattr(batch, m), m) for m in MODALITIES]
+        one = model.embed(batch.infrared[2:3], "infrared")
+    torch.testing.assert_close(both, torch.cat(alone))
+    torch.testing.assert_close(one, alone[1][2:3])
+
+
+def test_terms_are_float32_under_autocast(batch):
+    model = model_of("both-terms")
+    logits = []
+    for head in (model.W_id, *model.W.values()):
+        head.register_forward_hook(lambda *call: logits.append(call[2].dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = model.losses(batch, 0)
+    assert set(logits) == {torch.float32}
+    assert all(term.dtype == torch.float32 for term in terms.values())
