@@ -1,5 +1,7 @@
 """The papers' tables: the printed numbers, and this project's measured ones beside them."""
 
+import json
+
 import pandas as pd
 
 from reid_core import records
@@ -89,3 +91,11 @@ def _spread(found: pd.DataFrame, metric: str) -> str:
 def percent(value: float) -> str:
     """One decimal, or a dash for a missing number."""
     return MISSING if pd.isna(value) else f"{value:.1f}"
+
+
+def sweep(runs: pd.DataFrame, variants: list[str], field: str) -> pd.DataFrame:
+    """Of `measured`, the rows of ``variants`` ("method/variant"), with the value of the model's
+    setting ``field`` in a column of that name, in ascending order."""
+    chosen = runs[runs["variant"].isin(variants)]
+    values = [json.loads(text)["model"][field] for text in chosen["settings"]]
+    return chosen.assign(**{field: values}).sort_values(field)

@@ -12,6 +12,8 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 RIGHT, WRONG, NEUTRAL = "#009E73", "#D55E00", "#000000"
 LINES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
@@ -129,6 +131,8 @@ def training_curves(histories: Mapping[str, pd.DataFrame], title: str) -> Figure
     """Every loss term against the epoch, one panel a term, one line a run."""
     hidden = {"epoch", "lr", "seconds"}
     terms = list(dict.fromkeys(c for h in histories.values() for c in h if c not in hidden))
+    terms.sort(key=lambda term: term == "total")  # last, whatever term enters later
+    epochs = max(history["epoch"].max() for history in histories.values())
     figure = Figure(figsize=(2.9 * len(terms) + 0.6, 3.2), layout="constrained")
     figure.suptitle(title, fontsize=11)
     for axis, term in zip(figure.subplots(1, len(terms), squeeze=False)[0], terms, strict=True):
@@ -136,7 +140,111 @@ def training_curves(histories: Mapping[str, pd.DataFrame], title: str) -> Figure
             if term in history:
                 _line(axis, number, history["epoch"], history[term], name)
         axis.set(xlabel="epoch", ylabel=f"mean {term} loss", ylim=(0, None))
+        axis.set(xlim=(0.5, epochs + 0.5))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         _legend(axis)
+    return figure
+
+
+def sweep_curves(
+    sweeps: Mapping[str, pd.DataFrame], setting: str, label: str, title: str
+) -> Figure:
+    """Rank-1 and mAP (per cent) against a setting, one panel for each of ``sweeps``.
+
+    Parameters
+    ----------
+    sweeps : {panel's title: DataFrame}
+        A row a point: ``setting``, ``rank1``, ``mAP`` as fractions, ``rank1_std``, ``mAP_std``
+        (NaN for a single run; no bar is drawn then).
+    """
+    figure = Figure(figsize=(4.4 * len(sweeps) + 0.4, 3.6), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    for axis, (name, points) in zip(
+        figure.subplots(1, len(sweeps), squeeze=False)[0], sweeps.items(), strict=True
+    ):
+        places = np.arange(len(points))  # evenly spaced: the values span orders of magnitude
+        for number, (measure, text) in enumerate({"rank1": "rank-1", "mAP": "mAP"}.items()):
+            spread = 100 * points[f"{measure}_std"].astype(float).fillna(0).to_numpy()
+            style = {"color": LINES[number], "linestyle": STYLES[number], "marker": "os"[number]}
+            y = 100 * points[measure].astype(float).to_numpy()
+            axis.errorbar(places, y, spread, label=text, capsize=4, linewidth=1.8, **style)
+        if points.empty:
+            axis.text(0.5, 0.5, "no finished run", ha="center", transform=axis.transAxes)
+            axis.set(ylim=(0, 100))
+        axis.set(xlabel=label, ylabel="per cent", title=name)
+        axis.set_xticks(places, [f"{value:g}" for value in points[setting]])
+        _legend(axis)
+    return figure
+
+
+def ablation_bars(
+    panels: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[float]]],
+    labels: Sequence[str],
+    title: str,
+) -> Figure:
+    """Printed and measured values of an ablation's rows side by side, one panel a setting.
+
+    Parameters
+    ----------
+    panels : {title: (printed, measured, deviation)}
+        Per cent, one for each of ``labels``; NaN for none.
+    """
+    figure = Figure(figsize=(4.4 * len(panels) + 0.4, 3.8), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    places, width = np.arange(len(labels)), 0.38
+    for axis, (name, (printed, ours, spread)) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
+        look = {"edgecolor": NEUTRAL, "linewidth": 0.6}
+        paper = axis.bar(
+            places - width / 2, printed, width, color=LINES[4], hatch="//", label="paper", **look
+        )
+        here = axis.bar(places + width / 2, ours, width, color=LINES[1], label="measured", **look)
+        axis.errorbar(places + width / 2, ours, spread, fmt="none", ecolor=NEUTRAL, capsize=4)
+        for bars, gap in ((paper, np.zeros(len(labels))), (here, np.nan_to_num(spread))):
+            for bar, shift in zip(bars, gap, strict=True):
+                if np.isfinite(bar.get_height()):
+                    x, y = bar.get_x() + width / 2, bar.get_height() + shift + 0.8
+                    axis.text(x, y, f"{bar.get_height():.1f}", ha="center", fontsize=8)
+        axis.set_xticks(places, labels, fontsize=8)
+        axis.set(ylabel="rank-1 (%)", ylim=(0, 108), xlim=(-0.7, len(labels) - 0.3), title=name)
+        axis.legend(fontsize=8, loc="upper left")
+    return figure
+
+
+def flow_diagram(
+    boxes: Mapping[str, tuple[float, float, str]],
+    arrows: Sequence[tuple[str, str]],
+    title: str,
+) -> Figure:
+    """Labelled boxes and the arrows between them: what flows where in a network.
+
+    Parameters
+    ----------
+    boxes : {label: (column, row, state)}
+        The state is "trained" (green), "fixed" (orange, dashed) or "plain".
+    arrows : sequence of (from, to)
+    """
+    look = {
+        "trained": {"facecolor": "#CDEBE1", "edgecolor": RIGHT, "linestyle": "solid"},
+        "fixed": {"facecolor": "#F8DFCC", "edgecolor": WRONG, "linestyle": "dashed"},
+        "plain": {"facecolor": "white", "edgecolor": NEUTRAL, "linestyle": "solid"},
+    }
+    columns, rows, states = zip(*boxes.values(), strict=True)
+    figure = Figure(figsize=(1.9 * (max(columns) + 1), 1.3 * (max(rows) + 1) + 0.8))
+    axis = figure.add_subplot()
+    axis.set(xlim=(-0.6, max(columns) + 0.6), ylim=(max(rows) + 0.6, -0.6), title=title)
+    axis.axis("off")
+    for label, (x, y, state) in boxes.items():
+        frame = {"boxstyle": "round,pad=0.5", "linewidth": 1.8, **look[state]}
+        axis.text(x, y, label, ha="center", va="center", fontsize=10, bbox=frame, zorder=3)
+    for start, end in arrows:
+        (x0, y0, _), (x1, y1, _) = boxes[start], boxes[end]
+        line = {"arrowstyle": "-|>", "shrinkA": 24, "shrinkB": 24, "linewidth": 1.4}
+        axis.annotate("", (x1, y1), (x0, y0), arrowprops=line)
+    meaning = {"trained": "learns", "fixed": "fixed: no gradient reaches it"}
+    legend = [Patch(label=text, **look[s]) for s, text in meaning.items() if s in states]
+    axis.legend(handles=legend, loc="lower center", ncols=2, fontsize=9, bbox_to_anchor=(0.5, -0.1))
     return figure
 
 
