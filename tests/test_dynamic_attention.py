@@ -62,19 +62,15 @@ def test_dam_equals_a_loop(selection, height, regions, top_k):
 
 
 def test_regions_are_chosen_by_hand():
-    """Row sums 3, 0, 5, 4; of each row the highest are columns 1, 0, 3, 2."""
+    """Row sums 3, 0, 5, 4; of each row the highest are columns 1, 0, 3, 2. With the unit vectors
+    as keys, two positions a region, the queries' means are the affinity matrix."""
     affinity = torch.tensor(
-        [
-            [
-                [1.0, 2.0, 0.0, 0.0],
-                [3.0, -1.0, -1.0, -1.0],
-                [0.0, 0.0, 0.0, 5.0],
-                [0.0, 1.0, 3.0, 0.0],
-            ]
-        ]
+        [[1.0, 2.0, 0.0, 0.0], [3.0, -1.0, -1.0, -1.0], [0.0, 0.0, 0.0, 5.0], [0.0, 1.0, 3.0, 0.0]]
     )
-    assert DynamicAttention(1, 4, 2).important(affinity).tolist() == [[2, 3]]
-    assert DynamicAttention(1, 4, 1, "rows").important(affinity).tolist() == [[1, 0, 3, 2]]
+    q = torch.stack([affinity - 7, affinity + 7], 1)[None]
+    k = torch.stack([torch.zeros(4, 4), 2 * torch.eye(4)], 1)[None]
+    assert DynamicAttention(4, 4, 2).important(q, k).tolist() == [[2, 3]]
+    assert DynamicAttention(4, 4, 1, "rows").important(q, k).tolist() == [[1, 0, 3, 2]]
 
 
 @pytest.mark.parametrize("selection", ["regions", "rows"])

@@ -43,37 +43,40 @@ class DynamicAttention(nn.Module):
         self.regions, self.top_k, self.selection = regions, top_k, selection
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
 
-    def important(self, affinity: torch.Tensor) -> torch.Tensor:
-        """M_index (Eq. 12): of M_aff (B, R, R) the chosen regions, (B, k) or, for "rows",
-        (B, R·k)."""
-        if self.selection == "rows":
-            return affinity.topk(self.top_k).indices.flatten(1)
-        return affinity.sum(2).topk(self.top_k).indices
-
-    def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        """Maps f (B, C, H, W) to f̄ (B, C, n·H/R, W) float32, the attention features of the n
-        regions that were chosen; the paper prints f̄ as C × H × W, but its Eq. 14 has a row for
-        each position of a chosen region only.
+    def project(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Q, K, V (Eq. 9) of maps (B, C, H, W), each (B, R, H/R · W, C): of every region its
+        positions, row after row.
 
         Raises
         ------
         ValueError
             H is no multiple of R.
         """
-        batch, channels, height, width = maps.shape
-        if height % self.regions:
+        if maps.shape[2] % self.regions:
             raise ValueError(
-                f"regions: the feature map has {height} rows, which {self.regions} regions cannot "
-                "share evenly. Choose another number of regions, or another height of the pictures."
+                f"regions: the feature map has {maps.shape[2]} rows, which {self.regions} regions "
+                "cannot share evenly. Choose another number of regions, or another height of the "
+                "pictures."
             )
+        qkv = self.qkv(maps.to(self.qkv.weight.dtype)).flatten(2).mT
+        return qkv.unflatten(1, (self.regions, -1)).chunk(3, dim=3)
+
+    def important(self, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        """M_index (Eq. 10–12): of the regions the numbers of the chosen ones, (B, k) or, for
+        "rows", (B, R·k)."""
+        affinity = q.mean(2) @ k.mean(2).mT  # (B, R, R)
+        if self.selection == "rows":
+            return affinity.topk(self.top_k).indices.flatten(1)
+        return affinity.sum(2).topk(self.top_k).indices
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """Maps f (B, C, H, W) to f̄ (B, C, n·H/R, W) float32, the attention features of the n
+        regions that were chosen. The paper prints f̄ as C × H × W, but its Eq. 14 has a row for
+        each position of a chosen region only."""
         with torch.autocast(maps.device.type, enabled=False):  # exponentials need float32
-            qkv = (
-                self.qkv(maps.to(self.qkv.weight.dtype)).flatten(2).mT
-            )  # Eq. 9: (B, H·W, 3C), row after row
-            q, k, v = qkv.chunk(3, dim=2)
-            q = q.unflatten(1, (self.regions, -1))  # (B, R, H·W/R, C)
-            affinity = q.mean(2) @ k.unflatten(1, (self.regions, -1)).mean(2).mT  # Eq. 10, 11
-            index = self.important(affinity)
-            chosen = q.take_along_dim(index[:, :, None, None], dim=1).flatten(1, 2)  # Eq. 13
-            alpha = (chosen @ k.mT).softmax(2)  # Eq. 14; it prints no 1/√C
-            return (alpha @ v).mT.reshape(batch, channels, -1, width)  # Eq. 15
+            q, k, v = self.project(maps)
+            index = self.important(q, k)[:, :, None, None]
+            q_index = q.take_along_dim(index, dim=1).flatten(1, 2)  # Eq. 13
+            alpha = (q_index @ k.flatten(1, 2).mT).softmax(2)  # Eq. 14; it prints no 1/√C
+            f_bar = alpha @ v.flatten(1, 2)  # Eq. 15
+            return f_bar.mT.unflatten(2, (-1, maps.shape[3]))
