@@ -8,10 +8,23 @@ from reid_core import records
 from reid_core.paths import REPORTED, ROOT, results_folder, write_atomically
 
 _START, _END = "<!-- results:start -->", "<!-- results:end -->"
-_FIGURES = {  # of these runs of the demo profile the README shows figures
-    "paperdolls-sysu/baselines/two-stream/seed0": ("people", "top10", "cmc", "training"),
-    "paperdolls-sysu/baselines/two-stream-wrt/seed0": ("baselines_cmc", "baselines_training"),
+_FIGURES = {  # the README's, by their folders below results/runs/demo
+    "paperdolls-sysu/baselines/two-stream/seed0/figures": ("people", "top10", "cmc", "training"),
+    "paperdolls-sysu/baselines/two-stream-wrt/seed0/figures": (
+        "baselines_cmc",
+        "baselines_training",
+    ),
+    "figures/mutual_prediction": ("table4", "figure3_alpha", "figure3_beta"),
 }
+_README_ROWS = (  # of the README's table; the sweeps and open points are in the results notebooks
+    "baselines/one-stream",
+    "baselines/zero-padding",
+    "baselines/two-stream",
+    "baselines/two-stream-wrt",
+    "mutual_prediction/baseline",
+    "mutual_prediction/fgfl",
+    "mutual_prediction/fgfl-cmimpl",
+)
 GAP = REPORTED / "modality_gap.csv"  # of notebook 01
 
 
@@ -29,14 +42,15 @@ def publish_figures() -> None:
     machine's notebooks have left them, if they have, to ``results/reported``."""
     target = REPORTED / "figures"
     target.mkdir(parents=True, exist_ok=True)
-    for run, names in _FIGURES.items():
+    runs = results_folder() / "runs" / "demo"
+    for folder, names in _FIGURES.items():
         for name in names:
-            figure = results_folder() / "runs" / "demo" / run / "figures" / f"{name}.png"
+            figure = runs / folder / f"{name}.png"
             if figure.exists():
                 with Image.open(figure) as picture:  # 256 colours: a third of the size
                     small = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
                     small.save(target / figure.name, optimize=True)
-    gap = results_folder() / "runs" / "demo" / next(iter(_FIGURES)) / "figures" / GAP.name
+    gap = runs / next(iter(_FIGURES)) / GAP.name
     if gap.exists():
         write_atomically(GAP, gap.read_bytes())
 
@@ -52,10 +66,14 @@ def readme_table(summarised: pd.DataFrame) -> str:
     chosen = summarised.query("profile == 'demo' and shots == 1 and gallery != 'official'")
     lines = ["| dataset | search | method | runs | rank-1 | rank-10 | mAP | mINP |"]
     lines.append("|---|---|---|---|---|---|---|---|")
-    for row in chosen.sort_values(["dataset", "mode"], kind="stable").to_dict("records"):
-        cells = [row["dataset"], row["mode"], row["variant"], row["runs"]]
-        cells += [_percent(row[m], row[f"{m}_std"]) for m in ("rank1", "rank10", "mAP", "mINP")]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    for (dataset, mode), group in chosen.groupby(["dataset", "mode"]):
+        names = group["method"] + "/" + group["variant"]
+        rows = group.set_index(names)
+        for name in [row for row in _README_ROWS if row in rows.index]:
+            row = rows.loc[name]
+            cells = [dataset, mode, name, row["runs"]]
+            cells += [_percent(row[m], row[f"{m}_std"]) for m in ("rank1", "rank10", "mAP", "mINP")]
+            lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 
 

@@ -73,3 +73,40 @@ def test_same_data_same_bytes(tmp_path: Path, vector: bool) -> None:
     assert files == (["figure.png", "figure.svg"] if vector else ["figure.png"])
     for name in files:
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+
+
+def test_training_curves_end_with_the_total_and_share_their_epochs() -> None:
+    late = pd.DataFrame({"epoch": [1, 2], "total": [3.0, 2.0], "late": [np.nan, 1.0]})
+    figure = figures.training_curves({"a": late}, "title")
+    assert [axis.get_ylabel() for axis in figure.axes] == ["mean late loss", "mean total loss"]
+    assert len({axis.get_xlim() for axis in figure.axes}) == 1
+
+
+def test_sweep_shows_the_points_and_their_spread() -> None:
+    points = pd.DataFrame({"alpha": [0.1, 12.2], "rank1": [0.3, 0.4], "mAP": [0.2, 0.5]})
+    points = points.assign(rank1_std=[0.05, np.nan], mAP_std=np.nan)
+    full, empty = figures.sweep_curves({"one": points, "two": points[:0]}, "alpha", "α", "t").axes
+    (rank1, _, (bars,)), _ = full.containers
+    assert rank1.get_ydata().tolist() == [30, 40]
+    assert np.allclose(bars.get_segments(), [[[0, 25], [0, 35]], [[1, 40], [1, 40]]])
+    assert [label.get_text() for label in full.get_xticklabels()] == ["0.1", "12.2"]
+    assert (full.get_xlabel(), full.get_ylabel(), full.get_title()) == ("α", "per cent", "one")
+    assert [text.get_text() for text in empty.texts] == ["no finished run"]
+
+
+def test_ablation_bars_show_printed_and_measured_and_leave_out_what_is_missing() -> None:
+    panel = ([50.0, np.nan], [40.0, 45.0], [2.0, np.nan])
+    (axis,) = figures.ablation_bars({"data": panel}, ["a", "b"], "title").axes
+    heights = [[bar.get_height() for bar in c] for c in axis.containers if hasattr(c, "patches")]
+    np.testing.assert_equal(heights, [[50, np.nan], [40, 45]])
+    assert [text.get_text() for text in axis.texts] == ["50.0", "40.0", "45.0"]
+
+
+def test_flow_diagram_tells_what_learns_by_colour_and_line() -> None:
+    boxes = {"x": (0, 0, "plain"), "E": (1, 0, "trained"), "W": (2, 0, "fixed")}
+    (axis,) = figures.flow_diagram(boxes, [("x", "E"), ("E", "W")], "title").axes
+    styles = {t.get_text(): t.get_bbox_patch().get_linestyle() for t in axis.texts if t.get_text()}
+    assert styles["E"] == "solid" and styles["W"] == "dashed"
+    arrows = [text for text in axis.texts if not text.get_text()]
+    assert [(arrow.xyann, arrow.xy) for arrow in arrows] == [((0, 0), (1, 0)), ((1, 0), (2, 0))]
+    assert len(axis.get_legend().get_texts()) == 2

@@ -1,0 +1,121 @@
+"""The printed numbers are the papers', and tables show them beside what was measured."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from reid_core import artefacts
+from reid_core.artefacts import COLUMNS, beside, measured, published, sweep
+from reid_core.config import RunConfig
+from reid_core.methods import METHODS
+from reid_core.paths import PUBLISHED
+
+PAPERS = sorted(path.stem for path in PUBLISHED.glob("*.csv"))
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_published_numbers_are_tidy(paper):
+    table = published(paper)
+    assert list(table) == COLUMNS
+    assert set(table["dataset"]) <= {"sysu", "regdb"}
+    modes = {"sysu": {"all", "indoor"}, "regdb": {"visible-to-infrared", "infrared-to-visible"}}
+    assert all(row.mode in modes[row.dataset] for row in table.itertuples())
+    assert set(table["metric"]) <= {"rank1", "rank5", "rank10", "rank20", "mAP", "mINP"}
+    assert table["value"].dropna().between(0, 100).all()
+    assert not table.duplicated([c for c in COLUMNS if c not in ("value", "variant")]).any()
+    for name in set(table["variant"]) - {""}:
+        method, variant = name.split("/")
+        if method in METHODS:
+            assert variant in METHODS[method].VARIANTS, name
+
+
+def column(paper: str, table: str, mode: str, metric: str) -> pd.Series:
+    rows = published(paper).query("table == @table and mode == @mode and metric == @metric")
+    return rows["value"]
+
+
+@pytest.mark.parametrize(
+    "table, mode, metric, count, total",
+    [  # added up by hand from the printed page
+        ("T4", "all", "rank1", 3, 48.17 + 51.22 + 56.48),
+        ("T4", "visible-to-infrared", "mAP", 3, 62.74 + 65.81 + 80.30),
+        ("T3", "all", "mAP", 21, 780.19),
+        ("T2", "infrared-to-visible", "rank1", 13, 673.77),
+    ],
+)
+def test_columns_of_mutual_prediction_add_up(table, mode, metric, count, total):
+    values = column("mutual_prediction", table, mode, metric)
+    assert values.notna().sum() == count
+    assert values.sum() == pytest.approx(total)
+
+
+def test_rows_of_mutual_prediction():
+    rows = published("mutual_prediction")
+    assert rows.groupby("table")["method"].nunique().to_dict() == {"T2": 20, "T3": 21, "T4": 3}
+    assert len(rows) == 20 * 8 + 21 * 8 + 3 * 8
+    hat = rows.query("method == 'HAT' and mode == 'infrared-to-visible'")
+    assert hat["value"].tolist() == [70.02, 86.45, 91.61, 66.30]
+    assert rows.query("method == 'Hi-CMD' and mode == 'indoor'")["value"].isna().all()
+
+
+def test_unknown_or_misshapen_paper_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(artefacts, "PUBLISHED", tmp_path)
+    (tmp_path / "one.csv").write_text("table,value\nT1,3\n")
+    with pytest.raises(ValueError, match=r"two\.csv: no such file; published numbers exist of one"):
+        published("two")
+    with pytest.raises(ValueError, match=r"one\.csv: found columns \['table', 'value'\], expected"):
+        published("one")
+
+
+# ------------------------------------------------------------------------ beside what is measured
+
+
+@pytest.fixture
+def runs(monkeypatch) -> pd.DataFrame:
+    """Two seeds of m/a at rank-1 40 and 50 %, one of m/b; multi-shot rows too."""
+    rows = []
+    for variant, seed, rank1, alpha in (("a", 0, 0.4, 2), ("a", 1, 0.5, 2), ("b", 0, 0.3, 1)):
+        config = RunConfig("m", variant, seed=seed, model={"alpha": alpha}).to_dict()
+        settings = json.dumps({k: v for k, v in config.items() if k != "seed"})
+        row = dict.fromkeys(("rank5", "rank10", "rank20", "mAP", "mINP"), 0.2) | {"rank1": rank1}
+        row |= {"profile": "demo", "dataset": "paperdolls-sysu", "method": "m", "trial": 1}
+        row |= {"variant": variant, "seed": seed, "settings": settings, "source": "run"}
+        row |= {"protocol": "sysu", "mode": "all"}
+        rows += [row | {"gallery": "agw", "shots": 1}, row | {"gallery": "official", "shots": 10}]
+    monkeypatch.setattr(artefacts.records, "table", lambda profile: pd.DataFrame(rows))
+    return measured("demo")
+
+
+def test_measured_takes_single_shot_of_one_gallery(runs):
+    assert runs[["variant", "runs", "layout"]].values.tolist() == [
+        ["m/a", 2, "sysu"],
+        ["m/b", 1, "sysu"],
+    ]
+    assert measured("demo", "official").empty
+
+
+def test_beside(runs):
+    head = {"table": "T1", "reference": "", "dataset": "sysu", "mode": "all"}
+    rows = pd.DataFrame(
+        [
+            {**head, "method": "A", "variant": "m/a", "metric": "rank1", "value": 61.25},
+            {**head, "method": "A", "variant": "m/a", "metric": "mAP", "value": float("nan")},
+            {**head, "method": "B", "variant": "m/b", "metric": "rank1", "value": 10.0},
+            {**head, "method": "C", "variant": "", "metric": "rank1", "value": 5.0},
+            {**head, "method": "D", "variant": "m/d", "metric": "rank1", "value": 6.0},
+        ]
+    )
+    table = beside(rows, runs)
+    assert table.loc["A", ("all", "rank1", "paper")] == "61.2"
+    assert table.loc["A", ("all", "rank1", "measured")] == "45.0 ± 7.1"
+    assert table.loc["A", ("all", "mAP", "paper")] == "—"
+    assert table.loc["B", ("all", "rank1", "measured")] == "30.0"
+    assert table.loc[["C", "D"], ("all", "rank1", "measured")].tolist() == ["—", "—"]
+    assert table["", "", "runs"].tolist() == [2, 1, 0, 0]
+
+
+def test_sweep_is_ordered_by_its_setting(runs):
+    points = sweep(runs, ["m/a", "m/b", "m/none"], "alpha")
+    assert points["alpha"].tolist() == [1, 2]
+    assert points["rank1"].tolist() == pytest.approx([0.3, 0.45])
