@@ -118,20 +118,31 @@ def test_iwpam_starts_with_equal_weights():
     assert IWPAM(4, parts=4).weight.tolist() == [0.25] * 4
 
 
-def test_bam_by_hand():
-    """Hidden layers of zeros leave each branch its last bias: a number that is known."""
-    bam = BAM(16, reduction=8).eval()
-    for layer in (bam.channel[0], bam.channel[2], bam.spatial[0], bam.spatial[9]):
-        torch.nn.init.zeros_(layer.weight)
-        torch.nn.init.zeros_(layer.bias)
-    bam.channel[3].bias.data = torch.linspace(-2, 2, 16)
+@torch.no_grad()
+def test_bam_equals_its_equations():
+    """With a spatial branch of zeros that ends in a known bias, and a channel branch by hand."""
+    torch.manual_seed(0)
+    bam = BAM(8, reduction=4).double().eval()
+    torch.nn.init.zeros_(bam.spatial[9].weight)
+    torch.nn.init.zeros_(bam.spatial[9].bias)
     bam.spatial[10].bias.data.fill_(0.5)
-    maps = torch.rand(2, 16, 6, 3)
-    with torch.no_grad():
-        found = bam(maps)
-    for c in range(16):
-        factor = 1 + 1 / (1 + math.exp(-(-2 + 4 * c / 15 + 0.5)))
-        torch.testing.assert_close(found[:, c], factor * maps[:, c])
+    first, _, second, norm = bam.channel
+    for values in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+        torch.nn.init.uniform_(values, 0.5, 2)
+    maps = torch.rand(2, 8, 6, 3, dtype=torch.float64)
+    found = bam(maps)
+    for b in range(2):
+        average = torch.stack([maps[b, c].sum() / 18 for c in range(8)])
+        hidden = [
+            max(0.0, (row @ average + bias).item())
+            for row, bias in zip(first.weight, first.bias, strict=True)
+        ]
+        for c in range(8):
+            out = dot(second.weight[c].tolist(), hidden) + second.bias[c]
+            out = (out - norm.running_mean[c]) / (norm.running_var[c] + norm.eps) ** 0.5
+            m_c = out * norm.weight[c] + norm.bias[c]
+            expected = maps[b, c] * (1 + 1 / (1 + math.exp(-(m_c + 0.5))))
+            torch.testing.assert_close(found[b, c], expected)
 
 
 def test_bam_looks_at_channels_as_a_whole_and_at_positions_with_a_gap():
