@@ -8,7 +8,7 @@
 
 Retrieval embeds the original image alone: the paper joins human regions to *train* the network, and
 says nothing of them at test time. Open points of the paper, what is done by default, and how to
-switch, are in the README's table and in notebook 15.
+switch, are in notebook 15.
 """
 
 from dataclasses import dataclass
@@ -149,10 +149,12 @@ class Model(nn.Module):
 
     def images(self, batch: Batch) -> dict[str, dict[str, torch.Tensor]]:
         """``{modality: {region: (B, 3, H, W)}}`` of the regions that train."""
-        config = self.config
-        used = REGIONS[: 1 + config.mask + (config.mask and config.region_push)]
-        both = {m: reconstruct(getattr(batch, m), config.mask_bound) for m in MODALITIES}
-        return {m: {region: regions[region] for region in used} for m, regions in both.items()}
+        originals = {m: getattr(batch, m) for m in MODALITIES}
+        if not self.config.mask:
+            return {m: {"original": x} for m, x in originals.items()}
+        used = REGIONS if self.config.region_push else REGIONS[:2]
+        every = {m: reconstruct(x, self.config.mask_bound) for m, x in originals.items()}
+        return {m: {region: regions[region] for region in used} for m, regions in every.items()}
 
     def losses(self, batch: Batch, epoch: int) -> dict[str, torch.Tensor]:
         """The terms of Eq. 23, all of weight 1. Originals and human regions count alike, as
@@ -161,8 +163,8 @@ class Model(nn.Module):
         images = self.images(batch)
         used = tuple(images["visible"])
         maps = self.stages({m: torch.cat(list(x.values())) for m, x in images.items()})
-        sizes = (len(MODALITIES), len(used), len(people))  # how the rows lie
-        f_bar = self.enhance(maps[-1].unflatten(0, sizes)[:, :2].flatten(0, 2))
+        maps = [x.unflatten(0, (len(MODALITIES), len(used), len(people))) for x in maps]
+        f_bar = self.enhance(maps[-1][:, :2].flatten(0, 2))
         visible, infrared = f_bar.chunk(2)
         identity = people.repeat(len(visible) // len(people))
         sums = config.reduction == "sum"
@@ -177,17 +179,25 @@ class Model(nn.Module):
                 "consistency": correlation_consistency(visible, infrared, identity, config.gram),
             }
             if config.mask:
-                at_stage = maps[config.region_stage]
-                pooled = config.region_feature == "pooled"
-                f = self.avg(at_stage) if pooled else at_stage.float().flatten(1)
-                v, r = (dict(zip(used, x, strict=True)) for x in f.unflatten(0, sizes))
-                region = region_center_loss(
-                    v,
-                    r,
-                    people,
-                    between=config.region_between,
-                    across=config.region_across,
-                    margin=config.margin if config.region_push else None,
-                )
+                region = self.region_center(maps[config.region_stage], used, people)
                 terms["region_center"] = region * (len(people) if sums else 1)
         return terms
+
+    def region_center(
+        self, maps: torch.Tensor, regions: tuple[str, ...], people: torch.Tensor
+    ) -> torch.Tensor:
+        """L_ac (Eq. 7) of one stage's maps (modality, region, B, C, h, w) of ``people`` (B,)."""
+        config = self.config
+        rows = maps.flatten(0, 2)
+        f = self.avg(rows) if config.region_feature == "pooled" else rows.float().flatten(1)
+        visible, infrared = (
+            dict(zip(regions, modality, strict=True)) for modality in f.unflatten(0, maps.shape[:3])
+        )
+        return region_center_loss(
+            visible,
+            infrared,
+            people,
+            between=config.region_between,
+            across=config.region_across,
+            margin=config.margin if config.region_push else None,
+        )
