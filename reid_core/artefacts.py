@@ -16,8 +16,8 @@ def published(paper: str) -> pd.DataFrame:
     """The numbers printed in ``paper``'s tables, in per cent, one row a number.
 
     Columns: ``table`` ("T2"), ``method`` as printed, ``reference``, ``variant`` ("method/variant"
-    of this project that repeats the row, empty for other people's methods), ``dataset`` ("sysu",
-    "regdb"), ``mode``, ``metric``, ``value`` (NaN where the paper prints none).
+    of this project: our version of the row, empty for what is not trained here), ``dataset``
+    ("sysu", "regdb"), ``mode``, ``metric``, ``value`` (NaN where the paper prints none).
 
     Raises
     ------
@@ -35,11 +35,12 @@ def published(paper: str) -> pd.DataFrame:
     return table.fillna(dict.fromkeys(texts, ""))
 
 
-def measured(profile: str, gallery: str = "agw") -> pd.DataFrame:
+def measured(profile: str, gallery: str = "agw", trial: int | None = None) -> pd.DataFrame:
     """Means over seeds of this machine's runs and the committed records of ``profile``, single-shot
     (see `records.averaged`), with ``variant`` as "method/variant" and ``layout``. SYSU-MM01's
-    results are those of ``gallery``."""
-    table = records.averaged(records.table(profile))
+    results are those of ``gallery``; RegDB's are over all its trials that ran, or of ``trial``."""
+    runs = records.table(profile)
+    table = records.averaged(runs if trial is None else runs[runs["trial"] == trial])
     chosen = table[(table["shots"] == 1) & table["gallery"].isin([gallery, "full"])]
     return chosen.assign(
         variant=chosen["method"] + "/" + chosen["variant"],
@@ -71,7 +72,9 @@ def beside(rows: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
         found = runs[runs["variant"] == variant]
         for row in group.itertuples():
             ours = found[found["mode"] == row.mode]
-            line[row.mode, row.metric, "paper"] = percent(row.value)
+            line[row.mode, row.metric, "paper"] = (
+                MISSING if pd.isna(row.value) else f"{row.value:.2f}"
+            )
             line[row.mode, row.metric, "measured"] = _spread(ours, row.metric)
         line["", "", "runs"] = int(found["runs"].max()) if len(found) else 0
         lines[f"{method} {reference}".strip()] = line
@@ -85,17 +88,15 @@ def _spread(found: pd.DataFrame, metric: str) -> str:
         return MISSING
     row = found.iloc[0]
     deviation = row[f"{metric}_std"]
-    return percent(100 * row[metric]) + ("" if pd.isna(deviation) else f" ± {100 * deviation:.1f}")
-
-
-def percent(value: float) -> str:
-    """One decimal, or a dash for a missing number."""
-    return MISSING if pd.isna(value) else f"{value:.1f}"
+    spread = "" if pd.isna(deviation) else f" ± {100 * deviation:.1f}"
+    return f"{100 * row[metric]:.1f}{spread}"
 
 
 def sweep(runs: pd.DataFrame, variants: list[str], field: str) -> pd.DataFrame:
     """Of `measured`, the rows of ``variants`` ("method/variant"), with the value of the model's
-    setting ``field`` in a column of that name, in ascending order."""
+    setting ``field`` in a column of that name, in ascending order. Of two variants that come to the
+    same value the one with more runs is taken."""
     chosen = runs[runs["variant"].isin(variants)]
     values = [json.loads(text)["model"][field] for text in chosen["settings"]]
-    return chosen.assign(**{field: values}).sort_values(field)
+    points = chosen.assign(**{field: values}).sort_values([field, "runs"])
+    return points.drop_duplicates(["dataset", "mode", field], keep="last")

@@ -154,26 +154,29 @@ def sweep_curves(
     Parameters
     ----------
     sweeps : {panel's title: DataFrame}
-        A row a point: ``setting``, ``rank1``, ``mAP`` as fractions, ``rank1_std``, ``mAP_std``
-        (NaN for a single run; no bar is drawn then).
+        A row a point: ``setting``, ``mode``, ``rank1``, ``mAP`` as fractions, ``rank1_std``,
+        ``mAP_std`` (NaN for a single run; no bar is drawn then).
     """
-    figure = Figure(figsize=(4.4 * len(sweeps) + 0.4, 3.6), layout="constrained")
+    figure = Figure(figsize=(4.6 * len(sweeps) + 0.4, 4.0), layout="constrained")
     figure.suptitle(title, fontsize=11)
-    for axis, (name, points) in zip(
-        figure.subplots(1, len(sweeps), squeeze=False)[0], sweeps.items(), strict=True
-    ):
-        places = np.arange(len(points))  # evenly spaced: the values span orders of magnitude
-        for number, (measure, text) in enumerate({"rank1": "rank-1", "mAP": "mAP"}.items()):
-            spread = 100 * points[f"{measure}_std"].astype(float).fillna(0).to_numpy()
-            style = {"color": LINES[number], "linestyle": STYLES[number], "marker": "os"[number]}
-            y = 100 * points[measure].astype(float).to_numpy()
-            axis.errorbar(places, y, spread, label=text, capsize=4, linewidth=1.8, **style)
+    axes = figure.subplots(1, len(sweeps), squeeze=False)[0]
+    for axis, (name, points) in zip(axes, sweeps.items(), strict=True):
+        values = sorted(points[setting].unique())  # evenly spaced: they span orders of magnitude
+        for mode_number, (mode, found) in enumerate(points.groupby("mode", sort=False)):
+            places = [values.index(value) for value in found[setting]]
+            for number, (measure, text) in enumerate({"rank1": "rank-1", "mAP": "mAP"}.items()):
+                look = {"color": LINES[2 * mode_number + number], "marker": "os"[number]}
+                look |= {"linestyle": STYLES[mode_number], "linewidth": 1.8, "capsize": 4}
+                spread = 100 * found[f"{measure}_std"].astype(float).fillna(0).to_numpy()
+                y = 100 * found[measure].astype(float).to_numpy()
+                axis.errorbar(places, y, spread, label=f"{text}, {mode}", **look)
+        axis.set(xlabel=label, ylabel="per cent", title=name)
+        axis.set_xticks(range(len(values)), [f"{value:g}" for value in values])
         if points.empty:
             axis.text(0.5, 0.5, "no finished run", ha="center", transform=axis.transAxes)
             axis.set(ylim=(0, 100))
-        axis.set(xlabel=label, ylabel="per cent", title=name)
-        axis.set_xticks(places, [f"{value:g}" for value in points[setting]])
-        _legend(axis)
+        else:
+            _legend(axis)
     return figure
 
 

@@ -33,6 +33,21 @@ def test_defaults_are_the_recipe_of_the_fields_baselines():
     assert run.model["backbone"] == "resnet50" and run.model["last_stride"] == 1
 
 
+def test_recipe_of_mutual_prediction_is_the_printed_one():
+    """§4.2: 288×144, crop and flip, 32 pictures, SGD, lr 0.1 and its schedule, 80 epochs."""
+    run = configure("mutual_prediction", "fgfl-cmimpl", "paper")
+    assert (run.height, run.width, run.flip, run.erase, run.grayscale) == (288, 144, 0.5, 0, 0)
+    assert (run.identities * run.images, run.optimizer, run.weight_decay) == (32, "sgd", 5e-4)
+    assert (run.lr, run.epochs, run.warmup, run.milestones) == (0.1, 80, 10, (20, 50))
+    assert (run.gamma, run.trivial_augment) == (0.1, False)
+    assert {k: run.model[k] for k in ("stripes", "stripe_channels", "margin", "neck")} == {
+        "stripes": 6,
+        "stripe_channels": 256,
+        "margin": 0.3,
+        "neck": False,
+    }
+
+
 def test_unknown_key_is_refused_with_the_choices():
     refused(r"^here: unknown setting 'learning_rate'\. Choices: method, .*\blr\b", learning_rate=1)
 

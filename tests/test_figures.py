@@ -84,12 +84,18 @@ def test_training_curves_end_with_the_total_and_share_their_epochs() -> None:
 
 def test_sweep_shows_the_points_and_their_spread() -> None:
     points = pd.DataFrame({"alpha": [0.1, 12.2], "rank1": [0.3, 0.4], "mAP": [0.2, 0.5]})
-    points = points.assign(rank1_std=[0.05, np.nan], mAP_std=np.nan)
+    points = points.assign(rank1_std=[0.05, np.nan], mAP_std=np.nan, mode="all")
+    other = points[1:].assign(mode="indoor", rank1=0.6)
+    points = pd.concat([points, other])
     full, empty = figures.sweep_curves({"one": points, "two": points[:0]}, "alpha", "α", "t").axes
-    (rank1, _, (bars,)), _ = full.containers
+    (rank1, _, (bars,)), _, (indoor, _, _), _ = full.containers
     assert rank1.get_ydata().tolist() == [30, 40]
     assert np.allclose(bars.get_segments(), [[[0, 25], [0, 35]], [[1, 40], [1, 40]]])
     assert [label.get_text() for label in full.get_xticklabels()] == ["0.1", "12.2"]
+    assert [list(xy) for xy in indoor.get_data()] == [[1], [60]], "above its own value"
+    assert len({line.get_linestyle() for line in (rank1, indoor)}) == 2
+    texts = [text.get_text() for text in full.get_legend().get_texts()]
+    assert texts == ["rank-1, all", "mAP, all", "rank-1, indoor", "mAP, indoor"]
     assert (full.get_xlabel(), full.get_ylabel(), full.get_title()) == ("α", "per cent", "one")
     assert [text.get_text() for text in empty.texts] == ["no finished run"]
 

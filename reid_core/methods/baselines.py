@@ -1,7 +1,8 @@
 """The baselines that every comparison stands on, in one file.
 
 - *one-stream*: one network for both modalities.
-- *two-stream* (DSN): stage 0 private to each modality, stages 1 to 4 shared.
+- *two-stream*: stage 0 private to each modality, stages 1 to 4 shared (as the paper
+  mutual_prediction's DSN, which has another head: see there).
 - *zero-padding* (Wu et al., ICCV 2017): one network whose input has a channel for each modality;
   an image fills its own channel, in gray, and leaves the other one zero.
 

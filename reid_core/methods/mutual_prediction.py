@@ -1,13 +1,15 @@
 """Fine-grained cross-modality re-identification by mutual prediction (paper: mutual_prediction).
 
-- *DSN* (§3.2): the two-stream baseline; stage 0 private, stages 1 to 4 shared.
+- *DSN* (§3.2): the paper's two-stream baseline; stage 0 private, stages 1 to 4 shared. Unlike
+  ``baselines/two-stream`` it has no BNNeck (but in demo and smoke), and its identity loss is the
+  sum of both modalities' means, so twice as strong.
 - *FGFL* (§3.3), fine-grained feature learning: the global feature and six stripes' features.
 - *CMIMPL* (§3.4), cross-modality identity mutual predictive learning: a classifier per modality
   learns to tell its own modality's people apart; then, fixed, it judges the other modality's
   features, and the encoder learns to give them what that classifier looks for.
 
-Open points of the paper, what is done by default, and how to switch, are in the README's table
-and in notebook 11.
+v is visible, t is thermal: the infrared modality of every dataset. Open points of the paper, what
+is done by default, and how to switch, stand at the end of notebook 11.
 """
 
 from dataclasses import dataclass
@@ -58,7 +60,7 @@ VARIANTS: dict[str, dict] = {
     "fgfl": {"mutual": False},
     "fgfl-cmimpl": {},
     # Figure 3, one parameter moved, the other at its dataset's value
-    **{f"alpha-{value:g}": {"alpha": value} for value in (0.1, 1.0, 4.0, 12.2, 35.0)},
+    **{f"alpha-{value:g}": {"alpha": value} for value in (0.1, 1.0, 4.0, 12.2, 35.0, 70.0)},
     **{f"beta-{value:g}": {"beta": value} for value in (0.1, 0.4, 1.0, 4.0, 10.0)},
     # open points, read the other way
     "both-terms": {"alternate": 0},
@@ -104,7 +106,8 @@ class FineGrained(nn.Module):
 
 
 class Model(nn.Module):
-    """E_v, E_t, E_vt, W_id and, with CMIMPL, W_v and W_t, for ``identities`` = K people."""
+    """E_v and E_t (``backbone.private``), E_vt (``backbone.shared``), W_id and, with CMIMPL, W_v
+    and W_t (``W["visible"]``, ``W["infrared"]``), for ``identities`` = K people."""
 
     def __init__(self, config: Config, identities: int):
         super().__init__()
@@ -137,7 +140,8 @@ class Model(nn.Module):
         return self.neck(self.features({modality: images}))
 
     def losses(self, batch: Batch, epoch: int) -> dict[str, torch.Tensor]:
-        """The terms of Eq. 13 that train in ``epoch``, counted from 0, each with its weight."""
+        """The terms of Eq. 13 that train in ``epoch``, counted from 0: L_ID as ``identity``,
+        L_tri as ``triplet``, α·L_v-t as ``specific``, β·L_t-v as ``mutual``."""
         f = self.features({"visible": batch.visible, "infrared": batch.infrared})
         specific, mutual = phase(self.config, epoch)
         with torch.autocast(f.device.type, enabled=False):  # bfloat16 logits keep 2 or 3 digits
