@@ -153,7 +153,7 @@ def parts_of(model: Model, batch: Batch) -> tuple[dict, dict]:
 def test_losses_are_those_of_the_equations(stage, push, batch):
     """In evaluation mode a picture's features do not depend on its batch, so each region may pass
     alone: originals and human regions count as pictures, the background only where it pushes."""
-    model = model_of(region_stage=stage, region_push=push, margin=0.7, neck=False).eval()
+    model = model_of(region_stage=stage, region_push=push, margin=7.0, neck=False).eval()
     y = batch.identity
     with torch.no_grad():
         terms = model.losses(batch, 0)
@@ -163,15 +163,16 @@ def test_losses_are_those_of_the_equations(stage, push, batch):
         identity = F.cross_entropy(logits, y.repeat(4), label_smoothing=0.1)
         expected = {
             "identity": identity,
-            "hetero_center": hetero_center_triplet(v, r, y.repeat(2), 0.7),
+            "hetero_center": hetero_center_triplet(v, r, y.repeat(2), 7.0),
             "consistency": correlation_consistency(v, r, y.repeat(2)),
             "region_center": region_center_loss(
                 *({k: pooled[m, k] for k in REGIONS} for m in MODALITIES),
                 y,
-                margin=0.7 if push else None,
+                margin=7.0 if push else None,
             ),
         }
     assert terms.keys() == expected.keys()
+    assert all(value > 0 for value in expected.values())
     for name, value in expected.items():
         torch.testing.assert_close(terms[name], value, msg=name)
 
@@ -194,12 +195,28 @@ def test_other_readings_of_eq_7(batch):
     torch.testing.assert_close(found, expected)
 
 
+def test_settings_reach_their_parts(batch):
+    read = {"selection": "rows", "top_k": 1, "gram": "matrix", "mask_bound": "scale"}
+    model = model_of(**read, neck=False).eval()
+    dam = model.attention
+    assert (dam.selection, dam.regions, dam.top_k) == ("rows", 3, 1)
+    with torch.no_grad():
+        found = model.losses(batch, 0)["consistency"]
+        f, _ = parts_of(model, batch)
+        v, r = (torch.cat([f[m, region] for region in REGIONS[:2]]) for m in MODALITIES)
+    expected = correlation_consistency(v, r, batch.identity.repeat(2), "matrix")
+    torch.testing.assert_close(found, expected)
+
+
 def test_printed_sums(batch):
     """Eq. 7 adds over 8 pictures of a modality, Eq. 20 over 2 · 4 centres; the others have no sum
-    over the batch."""
+    over the batch. With a wide margin no hinge is at zero."""
     with torch.no_grad():
-        mean, sums = (model_of(reduction=r).eval().losses(batch, 0) for r in ("mean", "sum"))
+        mean, sums = (
+            model_of(reduction=r, margin=50.0).eval().losses(batch, 0) for r in ("mean", "sum")
+        )
     for name, factor in (("hetero_center", 8), ("region_center", 8), ("identity", 1)):
+        assert mean[name] > 0
         torch.testing.assert_close(sums[name], factor * mean[name])
 
 
