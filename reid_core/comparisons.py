@@ -6,6 +6,7 @@ what is drawn here.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 
 import numpy as np
 from matplotlib import colormaps
@@ -121,46 +122,46 @@ def _gap(axis: Axes, low: float, high: float) -> None:
               va="bottom", fontsize=13)  # fmt: skip
 
 
-def heat_maps(
-    pictures: Mapping[str, Sequence[np.ndarray]],
-    maps: Mapping[str, Mapping[str, np.ndarray]],
-    people: Sequence[str],
-    title: str,
-    note: str,
-) -> Figure:
+def heat_maps(runs: Mapping[str, tuple], people: Sequence[str], title: str) -> Figure:
     """Pictures of the same people in both modalities, and below them, a row a run, where the run
     looks (Fig. 8, mrda; Fig. 3, crossvit_csa).
 
     Parameters
     ----------
-    pictures : dict of n pictures (H, W, 3) uint8 for each modality
-    maps : dict of dicts of (n, h, w), from 0 to 1
-        For each name and modality; `retrieval.explain.person_maps` makes them.
-    people : n labels
-    note : str
-        What the colours mean, below the figure.
+    runs : dict of (pictures, maps, grid)
+        For each name, as `retrieval.explain.person_maps` returns them; the pictures of all are the
+        same.
+    people : labels of the n people
     """
-    count = len(people)
-    widths = [1, 1, 0.25] * count
-    figure = Figure(figsize=(0.84 * sum(widths), 1.8 * (1 + len(maps)) + 1.2), layout="constrained")
+    pictures = next(iter(runs.values()))[0]
+    widths = [1, 1, 0.25] * len(people)
+    figure = Figure(figsize=(0.84 * sum(widths), 1.8 * (1 + len(runs)) + 1.2), layout="constrained")
     figure.suptitle(title, fontsize=15)
-    grid = figure.add_gridspec(1 + len(maps), len(widths), width_ratios=widths)
-    for person, label in enumerate(people):
-        for place, modality in enumerate(pictures):
-            picture = pictures[modality][person]
-            heats = [of_run[modality][person] for of_run in maps.values()]
-            cells = [picture, *(overlay(picture, heat) for heat in heats)]
-            for row, (name, cell) in enumerate(zip(("input", *maps), cells, strict=True)):
-                axis = figure.add_subplot(grid[row, 3 * person + place])
-                axis.imshow(cell)
-                axis.set(xticks=[], yticks=[])
-                if row == 0:
-                    axis.set_title(f"{label}\n{modality}", fontsize=11)
-                if person == place == 0:
-                    axis.set_ylabel(name.replace("/", "/\n"), fontsize=11)
+    cells = figure.add_gridspec(1 + len(runs), len(widths), width_ratios=widths)
+    labels = ["input"]
+    for name, (_, _, grid) in runs.items():
+        labels.append(name.replace("/", "/\n") + "\n{} × {} places".format(*grid))
+    for person, modality in product(range(len(people)), pictures):
+        picture = pictures[modality][person]
+        drawn = [
+            picture,
+            *(overlay(picture, maps[modality][person]) for _, maps, _ in runs.values()),
+        ]
+        column = 3 * person + list(pictures).index(modality)
+        axes = [figure.add_subplot(cells[row, column]) for row in range(len(drawn))]
+        axes[0].set_title(f"{people[person]}\n{modality}", fontsize=11)
+        for axis, content, label in zip(axes, drawn, labels, strict=True):
+            axis.imshow(content)
+            axis.set(xticks=[], yticks=[])
+            if column == 0:
+                axis.set_ylabel(label, fontsize=11)
     bar = figure.colorbar(ScalarMappable(cmap=HEAT), ax=figure.axes, fraction=0.02, pad=0.01)
     bar.set_ticks([0, 1], labels=["least", "most"], fontsize=11)
-    figure.supxlabel(note, fontsize=12)
+    figure.supxlabel(
+        "how much a place speaks for the likeness, in each picture on a scale of its own: compare\n"
+        "places, not pictures · enlarged smoothly from the few places of the network's last map",
+        fontsize=12,
+    )
     return figure
 
 

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 RIGHT, WRONG, NEUTRAL = "#009E73", "#D55E00", "#000000"
 LINES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 STYLES = ("-", "--", "-.", ":")
+_RANKS = "rank in the gallery · green, solid, ✓: same person · red, dashed, ✗: another person"
 
 
 def save(figure: Figure, folder: Path, name: str, *, vector: bool = True) -> Path:
@@ -96,17 +97,12 @@ def top_lists_beside(runs: Mapping[str, tuple], title: str) -> Figure:
     figure = Figure(figsize=size, layout="constrained")
     figure.suptitle(title, fontsize=17)
     parts = figure.subfigures(1, len(runs), squeeze=False, wspace=0.03)[0]
-    for part, (name, (pictures, queries, matches, *labels)) in zip(
-        parts, runs.items(), strict=True
-    ):
+    for part, (name, lists) in zip(parts, runs.items(), strict=True):
         part.suptitle(name, fontsize=15)
         axes = part.subplots(len(queries), matches.shape[1] + 1, squeeze=False)
-        _rank(axes, pictures, queries, matches, *labels, fontsize=10)
+        _rank(axes, *lists, fontsize=10)
     figure.supxlabel(_RANKS, fontsize=14)
     return figure
-
-
-_RANKS = "rank in the gallery · green, solid, ✓: same person · red, dashed, ✗: another person"
 
 
 def _rank(

@@ -14,8 +14,10 @@ from sklearn.manifold import TSNE
 from torch import nn
 
 from reid_core.data.augment import normalise
+from reid_core.data.images import decode
 from reid_core.layers.two_stream import MODALITIES
 from reid_core.retrieval.features import evaluation_rows
+from reid_core.retrieval.lists import HEIGHT, WIDTH
 from reid_core.retrieval.metrics import unit_rows
 from reid_core.train import Trained
 
@@ -52,15 +54,15 @@ def choose_rows(
     return np.concatenate(rows)
 
 
-def tsne(features: np.ndarray, seed: int = 0, perplexity: float = 20.0) -> np.ndarray:
-    """t-SNE of unit features (n, D) to (n, 2), started from the principal components: the same
-    features, seed and perplexity give the same picture.
+def tsne(features: np.ndarray, perplexity: float = 20.0) -> np.ndarray:
+    """t-SNE (van der Maaten & Hinton, JMLR 2008) of unit features (n, D) to (n, 2), started from
+    their principal components: nothing in it is left to chance.
 
-    Of fewer than 3 · ``perplexity`` pictures a third is the perplexity, for a point cannot have
-    more neighbours than there are points.
+    ``perplexity``, about the number of neighbours that count, is lowered to a third of the other
+    pictures where there are few.
     """
     perplexity = min(perplexity, (len(features) - 1) / 3)
-    model = TSNE(perplexity=perplexity, init="pca", random_state=seed)
+    model = TSNE(perplexity=perplexity, init="pca", random_state=0)
     return model.fit_transform(features.astype(np.float32))
 
 
@@ -177,14 +179,28 @@ def _of_layer(
     return Heat(maps, tuple(seen.activations[0].shape[2:]))
 
 
-def person_maps(trained: Trained, rows: np.ndarray, modality: str) -> Heat:
-    """Grad-CAM of a measured run's evaluation pictures ``rows``, all of one ``modality``: where
-    they are like the centre of the same person's pictures in the other one."""
-    images = evaluation_rows(trained)
-    identities = images["identity"].to_numpy()
-    other = images["modality"].to_numpy() != modality
-    features = unit_features(trained)
-    centres = [features[other & (identities == identities[row])].mean(axis=0) for row in rows]
-    pixels = trained.pixels.take(images.index[rows].to_numpy()).to(trained.device)
-    references = torch.from_numpy(unit_rows(np.stack(centres)))
-    return grad_cam(trained.model, normalise(pixels), modality, references)
+class Seen(NamedTuple):
+    """Some people under both modalities, and where a run looks; every list follows the people."""
+
+    pictures: dict[str, list[np.ndarray]]  # of each modality: (H, W, 3) uint8
+    maps: dict[str, np.ndarray]  # of each modality: (n, h, w), 0 to 1 within every picture
+    grid: Grid  # of the feature map
+
+
+def person_maps(trained: Trained, people: list[int], seed: int = 0) -> Seen:
+    """Grad-CAM of a measured run for a picture of each of ``people`` in each modality: where it is
+    like the centre of the same person's pictures in the other one. The same ``seed`` chooses the
+    same pictures for every run on a dataset."""
+    images, features = evaluation_rows(trained), unit_features(trained)
+    rows = choose_rows(images, people, pictures=1, seed=seed).reshape(-1, 2)
+    identities, modalities = (images[c].to_numpy() for c in ("identity", "modality"))
+    pictures, maps = {}, {}
+    for modality, own in zip(MODALITIES, rows.T, strict=True):
+        other = features[modalities != modality], identities[modalities != modality]
+        centres = [other[0][other[1] == person].mean(axis=0) for person in people]
+        pixels = trained.pixels.take(images.index[own].to_numpy()).to(trained.device)
+        references = torch.from_numpy(unit_rows(np.stack(centres)))
+        maps[modality], grid = grad_cam(trained.model, normalise(pixels), modality, references)
+        paths = images["path"].iloc[own]
+        pictures[modality] = [decode(trained.root / path, HEIGHT, WIDTH) for path in paths]
+    return Seen(pictures, maps, grid)
