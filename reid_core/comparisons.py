@@ -83,6 +83,10 @@ def distance_histograms(
     """Intra- and inter-class distances, a panel a run, with their means and the gap between them
     (Fig. 7c, d, mrda).
 
+    The gap is given in standard deviations σ too, the root of the two variances' mean: features
+    that are never negative lie close together whoever they show, so the gaps of two methods
+    compare in σ only. For the same reason the panels share the distances and not the density.
+
     Parameters
     ----------
     distances : dict of (intra, inter)
@@ -90,35 +94,36 @@ def distance_histograms(
     """
     figure = Figure(figsize=(5.6 * len(distances), 4.6), layout="constrained")
     figure.suptitle(title, fontsize=15)
-    axes = figure.subplots(1, len(distances), squeeze=False, sharex=True, sharey=True)[0]
-    every = np.concatenate([part for pair in distances.values() for part in pair])
-    bins = np.linspace(every.min(), every.max(), 61)
+    axes = figure.subplots(1, len(distances), squeeze=False, sharex=True)[0]
     for axis, (name, pair) in zip(axes, distances.items(), strict=True):
         means = [part.mean() for part in pair]
+        bins = np.histogram_bin_edges(np.concatenate(pair), 60)
         for part, mean, colour, style, kind in zip(
             pair, means, LINES, STYLES, ("same person", "two people"), strict=False
         ):
             look = {"color": colour, "density": True, "bins": bins}
             axis.hist(part, alpha=0.35, **look)
             axis.hist(part, histtype="step", linewidth=1.8, linestyle=style, **look)
-            axis.axvline(mean, color=colour, linewidth=2.2, linestyle=style,
-                         label=f"{kind}: mean {mean:.2f}")  # fmt: skip
-        _gap(axis, *means)
+            axis.axvline(mean, ymax=0.76, color=colour, linewidth=2.2, linestyle=style,
+                         label=f"{kind}: mean {mean:#.3g}")  # fmt: skip
+        _gap(axis, *means, np.sqrt(np.mean([part.var() for part in pair])))
+        axis.set_ylim(0, 1.45 * axis.get_ylim()[1])  # room for the legend and the gap
         axis.set_title(name, fontsize=14)
         axis.set_xlabel("cosine distance, visible to infrared (0 to 2)", fontsize=12)
         axis.legend(fontsize=12, loc="upper left")
     axes[0].set_ylabel("density of pairs", fontsize=12)
-    axes[0].set_ylim(0, 1.45 * axes[0].get_ylim()[1])  # room for the legend and the gap
     return figure
 
 
-def _gap(axis: Axes, low: float, high: float) -> None:
+def _gap(axis: Axes, low: float, high: float, deviation: float) -> None:
     """An arrow between two means, above the curves, with its length."""
+    gap = high - low
+    label = f"gap {gap:#.3g} = {gap / deviation:.1f} σ" if deviation else f"gap {gap:#.3g}"
     height = axis.get_xaxis_transform()  # x in distances, y as a part of the axis
     style = {"xycoords": height, "textcoords": height}
     arrow = {"arrowstyle": "<->", "linewidth": 1.8, "shrinkA": 0, "shrinkB": 0}
     axis.annotate("", (low, 0.74), (high, 0.74), arrowprops=arrow, **style)
-    axis.text((low + high) / 2, 0.75, f"gap {high - low:.2f}", transform=height, ha="center",
+    axis.text((low + high) / 2, 0.75, label, transform=height, ha="center",
               va="bottom", fontsize=13)  # fmt: skip
 
 
