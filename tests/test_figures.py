@@ -140,7 +140,8 @@ def test_heat_maps_have_a_row_for_the_inputs_and_one_for_each_run() -> None:
     pictures = {m: [np.full((8, 4, 3), 40 + 40 * n, np.uint8) for n in range(2)]
                 for m in ("visible", "infrared")}  # fmt: skip
     pictures["infrared"][0] = pictures["infrared"][0] + 9
-    maps = {m: np.linspace(0, 1, 64).reshape(2, 8, 4) for m in pictures}
+    maps = {"visible": np.linspace(0, 1, 64).reshape(2, 8, 4)}
+    maps["infrared"] = maps["visible"][:, ::-1]
     runs = {"x/a": (pictures, maps, (3, 2)), "x/b": (pictures, maps, (6, 3))}
     figure = comparisons.heat_maps(runs, ["id 1", "id 2"], "title")
     *cells, bar = figure.axes
