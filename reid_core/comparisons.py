@@ -104,7 +104,7 @@ def distance_histograms(
             look = {"color": colour, "density": True, "bins": bins}
             axis.hist(part, alpha=0.35, **look)
             axis.hist(part, histtype="step", linewidth=1.8, linestyle=style, **look)
-            axis.axvline(mean, ymax=0.76, color=colour, linewidth=2.2, linestyle=style,
+            axis.axvline(mean, ymax=0.74, color=colour, linewidth=2.2, linestyle=style,
                          label=f"{kind}: mean {mean:#.3g}")  # fmt: skip
         _gap(axis, *means, np.sqrt(np.mean([part.var() for part in pair])))
         axis.set_ylim(0, 1.45 * axis.get_ylim()[1])  # room for the legend and the gap
