@@ -3,7 +3,8 @@
 A method's module has ``Config``, ``RECIPE`` (what its paper changes of ``RunConfig``), ``VARIANTS``
 and ``Model(config, identities)`` with ``embed``, ``losses`` and the part ``backbone``, which learns
 at its own rate. What a model draws at random, it draws from torch's global generator, which the
-trainer seeds for every epoch.
+trainer seeds for every epoch. A model whose ``backbone`` is no ``TwoStreamResNet`` names in
+``cam_layers`` what Grad-CAM shall look at; see ``retrieval.explain.grad_cam``.
 """
 
 from collections.abc import Mapping
