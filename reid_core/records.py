@@ -202,19 +202,22 @@ def averaged(runs: pd.DataFrame) -> pd.DataFrame:
         columns = [*_EVALUATION, "runs", *MEASURES, *(f"{m}_std" for m in MEASURES)]
         return pd.DataFrame(columns=[*columns, "settings", "source"])
     for name, group in runs.groupby(list(_EVALUATION[:4]), sort=False):
-        first = json.loads(group["settings"].iloc[0])
+        known: dict[str, Any] = {}
         for row in group.itertuples():
-            other = json.loads(row.settings)
-            if other != first:
-                keys = {k for k in first.keys() | other.keys() if first.get(k) != other.get(k)}
+            found = _flat(json.loads(row.settings))
+            # a setting that did not exist yet when one of them ran had today's default's effect
+            differing = [k for k in sorted(known.keys() & found.keys()) if known[k] != found[k]]
+            known |= found
+            if differing:
                 raise RunError(
                     f"{'/'.join(name)}: seed {row.seed}, trial {row.trial} ({row.source}) has "
-                    f"other settings or data than seed {group['seed'].iloc[0]}: "
-                    f"{', '.join(sorted(keys))} differ. They cannot be averaged; take one of them "
-                    "out, or run it again."
+                    f"other settings or data than the runs before it: {', '.join(differing)} "
+                    "differ. They cannot be averaged; take one of them out, or run it again."
                 )
     grouped = runs.groupby(list(_EVALUATION), sort=False)
     mean = grouped[list(MEASURES)].mean()
     spread = grouped[list(MEASURES)].std(ddof=1).add_suffix("_std")
-    same = grouped[["settings", "source"]].agg(lambda values: " and ".join(sorted(set(values))))
-    return pd.concat([grouped.size().rename("runs"), mean, spread, same], axis=1).reset_index()
+    settings = grouped["settings"].first()
+    source = grouped["source"].agg(lambda values: " and ".join(sorted(set(values))))
+    columns = [grouped.size().rename("runs"), mean, spread, settings, source]
+    return pd.concat(columns, axis=1).reset_index()

@@ -17,7 +17,7 @@ from reid_core import records
 from reid_core.config import RunConfig
 from reid_core.data.augment import Augment
 from reid_core.data.batches import Batch, CrossModalSampler, training_batches
-from reid_core.data.datasets import locate, read
+from reid_core.data.datasets import obtain, read
 from reid_core.data.images import PackedImages, fingerprint, pack
 from reid_core.data.index import DatasetError
 from reid_core.methods import build
@@ -77,7 +77,7 @@ def fit(run: RunConfig, data: Path | None = None, device: str = "auto") -> Train
     ----------
     run : RunConfig
     data : Path, optional
-        The dataset's folder; by default ``data/<dataset>``.
+        The dataset's folder; by default ``data/<dataset>``, where PaperDolls are drawn if missing.
     device : str
         "auto" (CUDA where there is one), or a torch device.
 
@@ -94,7 +94,7 @@ def fit(run: RunConfig, data: Path | None = None, device: str = "auto") -> Train
     """
     automatic = "cuda" if torch.cuda.is_available() else "cpu"
     place = torch.device(automatic if device == "auto" else device)
-    root = locate(run.dataset, data)
+    root = obtain(run.dataset, data)
     index = read(run.dataset, root, run.trial)
     if not (index["split"] == run.evaluate_on).any():
         raise DatasetError(f"{shown(root)}: {run.dataset} has no split '{run.evaluate_on}'.")

@@ -6,7 +6,7 @@ import pytest
 
 from reid_core.config import Dataset
 from reid_core.data import DATASETS, DatasetError
-from reid_core.data.datasets import NAMES, layout, locate, read
+from reid_core.data.datasets import NAMES, layout, locate, obtain, read
 from reid_core.data.paperdolls import draw_regdb, draw_sysu
 
 
@@ -58,3 +58,17 @@ def test_locate(tmp_path, monkeypatch):
     assert locate("sysu", tmp_path) == tmp_path
     with pytest.raises(DatasetError, match="elsewhere: no such folder"):
         locate("regdb", tmp_path / "elsewhere")
+
+
+def test_obtain_draws_what_is_missing_and_refuses_what_was_drawn_otherwise(tmp_path, monkeypatch):
+    """A set of an earlier version of the project must not pass for today's."""
+    monkeypatch.setenv("REID_DATA", str(tmp_path))
+    root = obtain("paperdolls-tiny")
+    assert root == tmp_path / "paperdolls-tiny" and obtain("paperdolls-tiny") == root
+    marker = root / "paperdolls.json"
+    marker.write_text(marker.read_text().replace('"test": 10', '"test": 11'))
+    with pytest.raises(
+        DatasetError, match=r"paperdolls\.json: a PaperDolls set with other settings"
+    ):
+        obtain("paperdolls-tiny")
+    assert obtain("paperdolls-tiny", root) == root, "a folder that is named is taken as it is"

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 
-from reid_core import figures
+from reid_core import comparisons, figures
 
 PICTURES = {row: np.full((8, 4, 3), 20 * row, np.uint8) for row in range(6)}
 IDENTITIES = np.array([7, 7, 8, 7, 9, 9])
@@ -63,6 +63,101 @@ def test_grid_labels_rows_and_columns_and_leaves_gaps() -> None:
     assert drawn == [[True, False, True], [True, True, False]]
     assert [axis.get_title() for axis in axes[0]] == ["a", "b", "c"], "also above a gap"
     assert [axis.get_ylabel() for axis in axes[:, 0]] == ["x", "y"]
+
+
+def test_lists_of_two_runs_show_the_same_queries() -> None:
+    labels = (IDENTITIES, CAMERAS)
+    runs = {
+        "a": (PICTURES, [0, 4], np.array([[1, 2], [5, 2]]), *labels),
+        "b": (PICTURES, [0, 4], np.array([[3, 2], [2, -1]]), *labels),
+    }
+    figure = figures.top_lists_beside(runs, "title")
+    assert figure.get_suptitle() == "title"
+    assert [part.get_suptitle() for part in figure.subfigs] == ["a", "b"]
+    drawn = [np.array(part.axes).reshape(2, 3) for part in figure.subfigs]
+    for row, query in enumerate((0, 4)):
+        for axes in drawn:
+            np.testing.assert_array_equal(axes[row][0].images[0].get_array(), PICTURES[query])
+    titles = [[axis.get_title()[:3] for axis in axes[:, 1]] for axes in drawn]
+    assert titles == [["1 ✓", "1 ✓"], ["1 ✓", "1 ✗"]]
+
+
+def test_embeddings_tell_identity_by_colour_and_number_and_modality_by_mark() -> None:
+    identities = np.array([7, 7, 7, 9, 9])
+    modalities = np.array(["visible", "infrared", "infrared", "visible", "infrared"])
+    first = np.arange(10.0).reshape(5, 2)
+    figure = comparisons.embeddings({"a": first, "b": -first}, identities, modalities, "title")
+    assert [axis.get_title() for axis in figure.axes] == ["a", "b"]
+    for axis, plane in zip(figure.axes, (first, -first), strict=True):
+        groups = axis.collections  # identity 7 visible, infrared, then 9
+        places = [group.get_offsets().data.tolist() for group in groups]
+        assert places == [[plane[0].tolist()], plane[1:3].tolist(), [plane[3].tolist()],
+                          [plane[4].tolist()]]  # fmt: skip
+        colours = [to_hex(group.get_edgecolor()[0]) for group in groups]
+        assert colours[0] == colours[1] != colours[2] == colours[3]
+        marks = [len(group.get_paths()[0].vertices) for group in groups]
+        assert marks[0] == marks[2] != marks[1] == marks[3]
+        assert [text.get_text() for text in axis.texts] == ["1", "1", "2", "2"]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["visible", "infrared"]
+    assert legend.get_title().get_text() == "1: id 7 · 2: id 9"
+
+
+def test_histograms_mark_the_means_and_their_gap() -> None:
+    near, far = np.array([0.1, 0.2, 0.3]), np.array([0.8, 0.9, 1.3])
+    runs = {"a": (near, far), "b": (far, near + 0.5)}
+    figure = comparisons.distance_histograms(runs, "title")
+    for axis, pair in zip(figure.axes, runs.values(), strict=True):
+        assert [line.get_xdata()[0] for line in axis.lines] == [part.mean() for part in pair]
+        labels = [text.get_text() for text in axis.get_legend().get_texts()]
+        means = [part.mean() for part in pair]
+        assert labels == [f"same person: mean {means[0]:#.3g}", f"two people: mean {means[1]:#.3g}"]
+        areas = [
+            sum(p.get_width() * p.get_height() for p in c) for c in axis.containers if len(c) > 1
+        ]
+        np.testing.assert_allclose(areas, 1)
+    assert figure.axes[0].get_xlim() == figure.axes[1].get_xlim(), "the same scale for every run"
+    # variances 0.02/3 and 0.14/3: by hand σ = √((0.00667 + 0.04667) / 2) = 0.1633
+    gaps = [[text.get_text() for text in axis.texts if text.get_text()] for axis in figure.axes]
+    assert gaps[0] == ["gap 0.800 = 4.9 σ"] and gaps[1][0].startswith("gap -0.300 = ")
+
+
+def test_heat_lies_where_the_map_is_hot_and_the_picture_stays_elsewhere() -> None:
+    heat = np.zeros((6, 3), np.float32)
+    heat[4:, 2] = 1
+    picture = np.full((192, 80, 3), (200, 60, 60), np.uint8)
+    mixed = comparisons.overlay(picture, heat).astype(int)
+    gray = round(0.299 * 200 + 0.587 * 60 + 0.114 * 60)
+    assert np.abs(mixed[10, 10] - gray).max() <= 1, "cold: the gray picture"
+    red, _, blue = mixed[180, 74]
+    assert red - blue > 60, "hot: the map's own bright end"
+    np.testing.assert_array_equal(
+        comparisons.overlay(picture, np.zeros((6, 3))), np.full((192, 80, 3), gray)
+    )
+
+
+def test_heat_maps_have_a_row_for_the_inputs_and_one_for_each_run() -> None:
+    pictures = {m: [np.full((8, 4, 3), 40 + 40 * n, np.uint8) for n in range(2)]
+                for m in ("visible", "infrared")}  # fmt: skip
+    pictures["infrared"][0] = pictures["infrared"][0] + 9
+    maps = {"visible": np.linspace(0, 1, 64).reshape(2, 8, 4)}
+    maps["infrared"] = maps["visible"][:, ::-1]
+    runs = {"x/a": (pictures, maps, (3, 2)), "x/b": (pictures, maps, (6, 3))}
+    figure = comparisons.heat_maps(runs, ["id 1", "id 2"], "title")
+    *cells, bar = figure.axes
+    assert len(cells) == 2 * 2 * 3 and not bar.images
+    columns = np.array(cells).reshape(4, 3)
+    assert [column[0].get_title() for column in columns] == [
+        "id 1\nvisible", "id 1\ninfrared", "id 2\nvisible", "id 2\ninfrared",
+    ]  # fmt: skip
+    expected = [pictures[m][n] for n in range(2) for m in pictures]
+    for column, picture in zip(columns, expected, strict=True):
+        np.testing.assert_array_equal(column[0].images[0].get_array(), picture)
+    assert [axis.get_ylabel() for axis in columns[0]] == [
+        "input", "x/\na\n3 × 2 places", "x/\nb\n6 × 3 places",
+    ]  # fmt: skip
+    overlaid = comparisons.overlay(pictures["infrared"][1], maps["infrared"][1])
+    np.testing.assert_array_equal(columns[3][2].images[0].get_array(), overlaid)
 
 
 @pytest.mark.parametrize("vector", [True, False])

@@ -19,7 +19,7 @@ ORDER = [
     ("methods",),
     ("progress", "train"),
     ("retrieval",),
-    ("figures",),
+    ("figures", "comparisons"),
     ("artefacts", "report"),
     ("__main__",),
 ]

@@ -32,6 +32,7 @@ def test_every_record_was_measured_on_a_clean_commit_and_a_known_dataset() -> No
 def test_summary_is_the_mean_over_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "REPORTED", tmp_path)
     config = {"profile": "demo", "dataset": "d", "method": "m", "variant": "v", "trial": 1}
+    config |= {"model": {}}
     result = dict.fromkeys(("rank5", "rank10", "rank20", "mAP", "mINP"), 0.5)
     result |= {"protocol": "sysu", "mode": "all", "gallery": "agw", "shots": 1}
     for seed, rank1 in ((0, 0.1), (1, 0.3)):
@@ -43,6 +44,9 @@ def test_summary_is_the_mean_over_seeds(tmp_path: Path, monkeypatch: pytest.Monk
     summarised = report.summary()
     row = summarised.iloc[0]
     changed = config | {"seed": 2, "lr": 1.0}
+    content["config"]["lr"] = 0.5
+    (folder / "metrics.json").write_text(json.dumps(content))
+    assert report.summary()["runs"].tolist() == [2], "seed 0 is from before lr was a setting"
     folder = tmp_path / "runs/demo/d/m/v/seed2"
     folder.mkdir()
     (folder / "metrics.json").write_text(json.dumps(content | {"config": changed}))

@@ -16,7 +16,8 @@ def _constants(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def normalise(images: torch.Tensor) -> torch.Tensor:
-    """uint8 ``(B, H, W, 3)`` to float32 ``(B, 3, H, W)``, ImageNet's mean and deviation removed.
+    """Pixels of 0..255, uint8 or float, ``(B, H, W, 3)`` to float32 ``(B, 3, H, W)``, ImageNet's
+    mean and deviation removed.
 
     The result is channels-last in memory, because that is how pixels are stored.
     """

@@ -49,11 +49,13 @@ def obtain(dataset: str, folder: Path | str | None = None) -> Path:
     Raises
     ------
     DatasetError
-        There is no such folder, and nothing to draw it from.
+        There is no such folder, and nothing to draw it from; or PaperDolls of an earlier version of
+        this project, or with other settings, are there: results on them would be of other data.
     """
     root = data_folder() / dataset
-    if dataset in DRAWN and not folder and not (root / MARKER).exists():
-        print(f"drawing {dataset} into {shown(root)}, once", flush=True)
+    if dataset in DRAWN and not folder and not (dataset == "paperdolls-full" and root.is_dir()):
+        if not (root / MARKER).exists():
+            print(f"drawing {dataset} into {shown(root)}, once", flush=True)
         draw(dataset, root)
     return locate(dataset, folder)
 

@@ -5,6 +5,14 @@ import torch
 from reid_core.losses.triplet import batch_hard_triplet
 
 
+def centres(features: torch.Tensor, identity: torch.Tensor) -> torch.Tensor:
+    """Mean of each identity's rows (Eq. 19, mrda): of ``features`` (n, …) whose rows are of
+    ``identity`` (n,), (K, …), in the order of the identities' numbers."""
+    people = identity.unique()
+    # no product of matrices, which autocast would compute in bfloat16
+    return torch.stack([features[identity == person].mean(0) for person in people])
+
+
 def hetero_center_triplet(
     visible: torch.Tensor, infrared: torch.Tensor, identity: torch.Tensor, margin: float = 0.3
 ) -> torch.Tensor:
@@ -29,8 +37,5 @@ def hetero_center_triplet(
     ValueError
         There is only one identity.
     """
-    people = identity.unique()
-    member = (people[:, None] == identity)[..., None]  # (K, n, 1)
-    # a masked sum and no product of matrices, which autocast would compute in bfloat16
-    centres = [(member * rows).sum(1) / member.sum(1) for rows in (visible, infrared)]
-    return batch_hard_triplet(torch.cat(centres), people.repeat(2), margin)
+    both = torch.cat([centres(visible, identity), centres(infrared, identity)])
+    return batch_hard_triplet(both, identity.unique().repeat(2), margin)

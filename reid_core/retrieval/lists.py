@@ -9,7 +9,7 @@ from reid_core.retrieval.features import evaluation_rows, settings_of
 from reid_core.retrieval.protocols import top_matches
 from reid_core.train import Trained
 
-_HEIGHT, _WIDTH = 192, 80  # pixels of a picture in a figure
+HEIGHT, WIDTH = 192, 80  # pixels of a picture in a figure
 
 
 class Lists(NamedTuple):
@@ -48,5 +48,5 @@ def best_matches(trained: Trained, queries: int = 6, seed: int = 0, k: int = 10)
     matches = top_matches(features, *labels, **settings, queries=chosen, k=k)
     needed = np.unique(np.append(chosen, matches[matches >= 0]))
     paths = index["path"].to_numpy()
-    pictures = {int(r): decode(trained.root / paths[r], _HEIGHT, _WIDTH) for r in needed}
+    pictures = {int(r): decode(trained.root / paths[r], HEIGHT, WIDTH) for r in needed}
     return Lists(settings["mode"], pictures, chosen, matches, labels[0], labels[1])

@@ -1,0 +1,68 @@
+"""Two attentions to compare others with: BAM, and the part attention of DDAG (IWPAM)."""
+
+import torch
+from torch import nn
+
+
+class BAM(nn.Module):
+    """Bottleneck attention module (Park et al., BMVC 2018, Eq. 1–4):
+    ``F + F ⊗ σ(M_c(F) + M_s(F))``.
+
+    M_c is a number for each channel from the average over space, M_s one for each position from
+    two dilated convolutions. The hidden layers of M_s are normalised and rectified, as in the
+    authors' released code; the equations leave it open.
+    """
+
+    def __init__(self, channels: int, reduction: int = 16, dilation: int = 4):
+        super().__init__()
+        if channels % reduction:
+            raise ValueError(f"channels: found {channels}, expected a multiple of {reduction}.")
+        hidden = channels // reduction
+        self.channel = nn.Sequential(
+            nn.Linear(channels, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, channels),
+            nn.BatchNorm1d(channels),
+        )
+        wide = {"kernel_size": 3, "padding": dilation, "dilation": dilation}
+        self.spatial = nn.Sequential(
+            nn.Conv2d(channels, hidden, 1),
+            nn.BatchNorm2d(hidden),
+            nn.ReLU(),
+            nn.Conv2d(hidden, hidden, **wide),
+            nn.BatchNorm2d(hidden),
+            nn.ReLU(),
+            nn.Conv2d(hidden, hidden, **wide),
+            nn.BatchNorm2d(hidden),
+            nn.ReLU(),
+            nn.Conv2d(hidden, 1, 1),
+            nn.BatchNorm2d(1),
+        )
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) to the same shape."""
+        channel = self.channel(maps.mean((2, 3)))[:, :, None, None]
+        return maps * (1 + (channel + self.spatial(maps)).sigmoid())
+
+
+class IWPAM(nn.Module):
+    """Intra-modality weighted-part attention (DDAG: Ye et al., ECCV 2020): the bands of a map look
+    at one another, ``x̄_i = Σ_j softmax_j(u(x_i) · v(x_j)) z(x_j)``, and are summed with learned
+    weights w, which start equal.
+
+    DDAG adds the sum to a batch-normalised global feature; here the method adds its own.
+    """
+
+    def __init__(self, channels: int, parts: int = 3):
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d((parts, 1))
+        self.uvz = nn.Linear(channels, 3 * channels)
+        self.weight = nn.Parameter(torch.full((parts,), 1 / parts))
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) to Σ_i w_i x̄_i, a map of one position (B, C, 1, 1) float32."""
+        with torch.autocast(maps.device.type, enabled=False):  # exponentials need float32
+            x = self.pool(maps.to(self.weight.dtype)).squeeze(3).mT  # (B, parts, C)
+            u, v, z = self.uvz(x).chunk(3, dim=2)
+            refined = (u @ v.mT).softmax(2) @ z
+            return (self.weight @ refined)[:, :, None, None]

@@ -1,0 +1,203 @@
+"""Mask reconstruction with dynamic attention (paper: mrda).
+
+- *MRM* (§2.2), mask reconstruction: a mask computed from the pixels gives a human-region image,
+  which joins the batch beside its original; the region-centre loss (§2.3) ties the two together
+  after one of ResNet's stages.
+- *DAM* (§2.4), dynamic attention: the positions of the most important horizontal regions attend to
+  the whole map; the result is added to the GeM feature. BAM, CBAM and IWPAM can take its place.
+
+Retrieval embeds the original image alone: the paper joins human regions to *train* the network, and
+says nothing of them at test time. Open points of the paper, what is done by default, and how to
+switch, are in notebook 15.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import nn
+
+from reid_core.config import NotNegative, Positive, Weights
+from reid_core.data.augment import denormalise, normalise
+from reid_core.data.batches import Batch
+from reid_core.layers.attention import CBAM
+from reid_core.layers.dynamic_attention import DynamicAttention, Selection
+from reid_core.layers.mask import Bound, human_mask
+from reid_core.layers.part_attention import BAM, IWPAM
+from reid_core.layers.pooling import GAP, GeM
+from reid_core.layers.two_stream import MODALITIES, Backbone, TwoStreamResNet
+from reid_core.losses.consistency import Gram, correlation_consistency
+from reid_core.losses.hetero_center import hetero_center_triplet
+from reid_core.losses.region_center import region_center_loss
+
+# §3.2. Its rate, "0.1, decayed to 0.10 and 0.01 after 20 and 50 epochs", is RunConfig's 0.1, 0.01
+# and 0.001 with one step too few printed; `milestones: [50]` takes it as it stands.
+RECIPE: dict = {"identities": 3, "images": 6}
+REGIONS = ("original", "human", "background")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Defaults are the paper's where it prints them, else argued beside the field."""
+
+    backbone: Backbone = "resnet50"  # §2.3
+    weights: Weights = "imagenet"  # or "none", or the name of a state dict in data/weights
+    last_stride: Literal[1, 2] = 1  # not printed; 2 leaves 9 rows, which six regions cannot share
+
+    neck: bool = False  # BNNeck before the classifier, not in the paper: for networks from scratch
+
+    mask: bool = True  # MRM; without it there are no human regions and no region-centre loss
+    mask_bound: Bound = "clamp"  # Eq. 1 and 2: the norm may exceed 1; see layers/mask.py
+    region_stage: Annotated[int, Field(ge=0, le=4)] = 1  # whose maps Eq. 7 compares: Figure 6
+    region_feature: Literal["pooled", "map"] = "pooled"  # f of Eq. 7: a centre, and so without
+    # places, or the C × H × W that is printed, though visible and infrared poses differ
+    region_between: Literal["identities", "pictures"] = "identities"  # i of Eq. 7; see its loss
+    region_across: Literal["original", "human"] = "original"  # third term: Eq. 7, or its prose
+    region_push: bool = False  # from the background: described below Eq. 7, but not in it
+
+    attention: Literal["dam", "bam", "cbam", "iwpam", "none"] = "dam"  # Table 1; none: GeM alone
+    regions: Positive = 6  # R of Eq. 10, not printed: as many as the field's usual stripes
+    top_k: Positive = 2  # k of Eq. 12, not printed: "a small part" of them
+    selection: Selection = "regions"  # Eq. 12 on a matrix; see layers/dynamic_attention.py
+
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1  # ξ of Eq. 18, that of its source
+    margin: NotNegative = 0.3  # ρ of Eq. 20, that of its source; of the push as well
+    gram: Gram = "row"  # norm of Eq. 21; see losses/consistency.py
+    reduction: Literal["mean", "sum"] = "mean"  # Eq. 7 and 20 print sums over the batch, whose
+    # size would then set their share in Eq. 23; Eq. 20's authors compute the mean
+
+
+VARIANTS: dict[str, dict] = {
+    # Table 2
+    "baseline": {"mask": False, "attention": "none"},
+    "mrm": {"attention": "none"},
+    "dam": {"mask": False},
+    "mrm-dam": {},  # also Table 1's DAM and Figure 6's stage 1
+    # Table 1, with the mask
+    **{name: {"attention": name} for name in ("bam", "cbam", "iwpam")},
+    # Figure 6
+    **{f"stage-{stage}": {"region_stage": stage} for stage in (0, 2, 3, 4)},
+    # open points, read the other way
+    "mask-scale": {"mask_bound": "scale"},
+    "human-across": {"region_across": "human"},
+    "background-push": {"region_push": True},
+    "rows-top-k": {"selection": "rows"},
+}
+
+
+def reconstruct(images: torch.Tensor, bound: Bound = "clamp") -> dict[str, torch.Tensor]:
+    """The original, ``x_M+ = M⁺ ⊗ x`` (Eq. 3) and ``x_M− = (1 − M⁺) ⊗ x`` (Eq. 2, 4), all
+    (B, 3, H, W) and normalised as ``images`` are.
+
+    The equations are about the original image, so they hold for pixels, where what a mask takes
+    away turns black; of normalised numbers a mask would take away shadows and lights alike.
+    """
+    pixels = denormalise(images)  # (B, H, W, 3)
+    mask = human_mask(pixels.permute(0, 3, 1, 2).float(), bound).permute(0, 2, 3, 1)
+    masked = (normalise(m * pixels) for m in (mask, 1 - mask))
+    return dict(zip(REGIONS, (images, *masked), strict=True))
+
+
+def make_attention(config: Config, channels: int) -> nn.Module:
+    """DAM or what takes its place: maps (B, C, H, W) to f̄ (B, C, H', W')."""
+    if config.attention == "dam":
+        return DynamicAttention(channels, config.regions, config.top_k, config.selection)
+    return {"bam": BAM, "cbam": CBAM, "iwpam": IWPAM}[config.attention](channels)
+
+
+class Model(nn.Module):
+    """φ_v, φ_r (stages 0 and 1), φ_{v,r} (2 to 4), the attention and a classifier for
+    ``identities`` people."""
+
+    def __init__(self, config: Config, identities: int):
+        super().__init__()
+        self.config = config
+        self.backbone = TwoStreamResNet(
+            config.backbone, config.weights, share_from=2, last_stride=config.last_stride
+        )
+        channels = self.backbone.channels
+        self.attention = None if config.attention == "none" else make_attention(config, channels)
+        self.gem, self.avg = GeM(), GAP()
+        self.neck = nn.Identity()
+        if config.neck:
+            self.neck = nn.BatchNorm1d(channels)
+            self.neck.bias.requires_grad_(False)  # features stay centred: cosine needs no offset
+        self.classifier = nn.Linear(channels, identities)
+
+    def stages(self, images: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        """``{modality: (B_m, 3, H, W)}`` to the maps after stages 0 to 4, each (ΣB_m, C, h, w) in
+        the dict's order (Eq. 5, 6, 8). The last is what the backbone returns."""
+        x, maps = list(images.values()), []
+        for own in zip(*(self.backbone.private[m] for m in images), strict=True):
+            x = [stage(part) for stage, part in zip(own, x, strict=True)]
+            maps.append(torch.cat(x))
+        for stage in self.backbone.shared:
+            maps.append(stage(maps[-1]))
+        return maps
+
+    def enhance(self, maps: torch.Tensor) -> torch.Tensor:
+        """f (B, C, H, W) to ``F̄ = GeM(f) ⊕ avg(f̄)`` (Eq. 16), (B, C) float32."""
+        f = self.gem(maps)
+        return f if self.attention is None else f + self.avg(self.attention(maps))
+
+    def embed(self, images: torch.Tensor, modality: str) -> torch.Tensor:
+        """(B, 3, H, W) of one modality, originals alone, to retrieval features F̄ (B, C), compared
+        by cosine."""
+        return self.neck(self.enhance(self.backbone({modality: images})))
+
+    def images(self, batch: Batch) -> dict[str, dict[str, torch.Tensor]]:
+        """``{modality: {region: (B, 3, H, W)}}`` of the regions that train."""
+        originals = {m: getattr(batch, m) for m in MODALITIES}
+        if not self.config.mask:
+            return {m: {"original": x} for m, x in originals.items()}
+        used = REGIONS if self.config.region_push else REGIONS[:2]
+        every = {m: reconstruct(x, self.config.mask_bound) for m, x in originals.items()}
+        return {m: {region: regions[region] for region in used} for m, regions in every.items()}
+
+    def losses(self, batch: Batch, epoch: int) -> dict[str, torch.Tensor]:
+        """The terms of Eq. 23, all of weight 1. Originals and human regions count alike, as
+        pictures of their identity; the background serves the region-centre loss alone."""
+        config, people = self.config, batch.identity
+        images = self.images(batch)
+        used = tuple(images["visible"])
+        maps = self.stages({m: torch.cat(list(x.values())) for m, x in images.items()})
+        maps = [x.unflatten(0, (len(MODALITIES), len(used), len(people))) for x in maps]
+        f_bar = self.enhance(maps[-1][:, :2].flatten(0, 2))
+        visible, infrared = f_bar.chunk(2)
+        identity = people.repeat(len(visible) // len(people))
+        sums = config.reduction == "sum"
+        with torch.autocast(f_bar.device.type, enabled=False):  # bfloat16 logits keep 2 or 3 digits
+            logits = self.classifier(self.neck(f_bar))
+            triplet = hetero_center_triplet(visible, infrared, identity, config.margin)
+            terms = {
+                "identity": F.cross_entropy(
+                    logits, identity.repeat(2), label_smoothing=config.label_smoothing
+                ),
+                "hetero_center": triplet * (2 * len(people.unique()) if sums else 1),
+                "consistency": correlation_consistency(visible, infrared, identity, config.gram),
+            }
+            if config.mask:
+                region = self.region_center(maps[config.region_stage], used, people)
+                terms["region_center"] = region * (len(people) if sums else 1)
+        return terms
+
+    def region_center(
+        self, maps: torch.Tensor, regions: tuple[str, ...], people: torch.Tensor
+    ) -> torch.Tensor:
+        """L_ac (Eq. 7) of one stage's maps (modality, region, B, C, h, w) of ``people`` (B,)."""
+        config = self.config
+        rows = maps.flatten(0, 2)
+        f = self.avg(rows) if config.region_feature == "pooled" else rows.float().flatten(1)
+        visible, infrared = (
+            dict(zip(regions, modality, strict=True)) for modality in f.unflatten(0, maps.shape[:3])
+        )
+        return region_center_loss(
+            visible,
+            infrared,
+            people,
+            between=config.region_between,
+            across=config.region_across,
+            margin=config.margin if config.region_push else None,
+        )

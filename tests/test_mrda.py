@@ -1,0 +1,317 @@
+"""MRDA: every variant learns, and its parts are put together as the paper's equations say."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from reid_core.artefacts import published
+from reid_core.config import ConfigError
+from reid_core.data.augment import denormalise, normalise
+from reid_core.data.batches import Batch
+from reid_core.layers.attention import CBAM
+from reid_core.layers.dynamic_attention import DynamicAttention
+from reid_core.layers.mask import human_mask
+from reid_core.layers.part_attention import BAM, IWPAM
+from reid_core.layers.two_stream import MODALITIES
+from reid_core.losses.consistency import correlation_consistency
+from reid_core.losses.hetero_center import hetero_center_triplet
+from reid_core.losses.region_center import region_center_loss
+from reid_core.methods import build, configure
+from reid_core.methods.mrda import REGIONS, VARIANTS, Config, Model, reconstruct
+from reid_core.train import make_optimizer
+
+IDENTITIES = 4
+
+
+@pytest.fixture(scope="module")
+def batch() -> Batch:
+    """Four identities, each a pattern that its two pictures of both modalities share with noise."""
+    torch.manual_seed(1)
+    pattern = torch.randint(40, 216, (IDENTITIES, 48, 24, 1)).repeat_interleave(2, 0)
+    noise = torch.randint(-20, 20, (2, 8, 48, 24, 3))
+    visible, infrared = (normalise((pattern + own).to(torch.uint8)) for own in noise)
+    return Batch(visible, infrared, torch.arange(IDENTITIES).repeat_interleave(2))
+
+
+def model_of(variant: str = "mrm-dam", **overrides) -> Model:
+    torch.manual_seed(0)
+    return build(configure("mrda", variant, "smoke", overrides), IDENTITIES)
+
+
+@pytest.mark.parametrize("neck", [True, False])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_learns_a_fixed_batch(variant, neck, batch):
+    run = configure("mrda", variant, "smoke", {"lr": 0.01, "neck": neck})
+    model = model_of(variant, neck=neck)
+    optimizer = make_optimizer(run, model)
+    expected = ["identity", "hetero_center", "consistency"]
+    if run.model["mask"]:
+        expected.append("region_center")
+    totals = []
+    for _ in range(8):
+        terms = model.losses(batch, epoch=0)
+        assert list(terms) == expected
+        total = sum(terms.values())
+        optimizer.zero_grad()
+        total.backward()
+        frozen = {n for n, p in model.named_parameters() if p.grad is None}
+        assert frozen == ({"neck.bias"} if neck else set())
+        optimizer.step()
+        totals.append(total.item())
+    assert totals[-1] < 0.85 * totals[0]
+
+
+def test_variants_are_the_papers_rows():
+    modules = {"dam": DynamicAttention, "bam": BAM, "cbam": CBAM, "iwpam": IWPAM}
+    for variant in VARIANTS:
+        model = model_of(variant)
+        config = model.config
+        assert config.mask == (variant not in ("baseline", "dam"))
+        if config.attention == "none":
+            assert variant in ("baseline", "mrm") and model.attention is None
+        else:
+            assert type(model.attention) is modules[config.attention]
+            assert config.attention == (variant if variant in modules else "dam")
+        name, _, stage = variant.partition("stage-")
+        assert config.region_stage == (int(stage) if not name and stage else 1)
+
+
+def test_human_and_background_regions_are_made_of_pixels(batch):
+    """Eq. 2–4 on pixels; together both regions are the picture again."""
+    pixels = denormalise(batch.visible).permute(0, 3, 1, 2).double()
+    for bound in ("clamp", "scale", "none"):
+        regions = reconstruct(batch.visible, bound)
+        assert list(regions) == list(REGIONS)
+        assert regions["original"] is batch.visible
+        mask = human_mask(pixels, bound)
+        for region, m in (("human", mask), ("background", 1 - mask)):
+            expected = normalise((m * pixels).permute(0, 2, 3, 1))
+            torch.testing.assert_close(regions[region], expected, atol=1e-5, rtol=1e-5)
+        black = normalise(torch.zeros(1, 48, 24, 3))
+        whole = regions["human"] + regions["background"] - black
+        torch.testing.assert_close(whole, batch.visible, atol=1e-5, rtol=1e-5)
+
+
+def test_stages_are_those_of_the_backbone(batch):
+    """0 and 1 own, 2 to 4 shared, and nothing of the backbone left out."""
+    model = model_of().eval()
+    images = {m: getattr(batch, m) for m in MODALITIES}
+    with torch.no_grad():
+        maps = model.stages(images)
+        torch.testing.assert_close(maps[-1], model.backbone(images))
+        stage_1 = {m: model.backbone.private[m](x) for m, x in images.items()}
+    assert [tuple(m.shape) for m in maps] == [
+        (16, 32, 12, 6), (16, 32, 12, 6), (16, 64, 6, 3), (16, 128, 3, 2), (16, 256, 3, 2)
+    ]  # fmt: skip
+    torch.testing.assert_close(maps[1], torch.cat([stage_1[m] for m in MODALITIES]))
+    assert all(len(own) == 2 for own in model.backbone.private.values())
+
+
+@pytest.mark.parametrize("variant", ["baseline", "mrm-dam", "bam", "cbam", "iwpam"])
+def test_embedding_is_of_the_original_alone_and_of_one_modality(variant, batch):
+    """Eq. 16: GeM of the map plus the attention's mean; no other picture has a part in it."""
+    model = model_of(variant, neck=False).eval()
+    with torch.inference_mode():
+        both = model.enhance(model.backbone({m: getattr(batch, m) for m in MODALITIES}))
+        apart = torch.cat([model.embed(getattr(batch, m), m) for m in MODALITIES])
+        maps = model.backbone({"visible": batch.visible})
+        expected = model.gem(maps)
+        if variant != "baseline":
+            expected = expected + model.attention(maps).mean((2, 3))
+        torch.testing.assert_close(both, apart)
+        torch.testing.assert_close(model.embed(batch.visible, "visible"), expected)
+        one = model.embed(batch.visible[3:4], "visible")
+        torch.testing.assert_close(one, expected[3:4])
+
+
+def test_neck_stands_before_classifier_and_retrieval_only(batch):
+    model, seen = model_of(neck=True).eval(), []
+    nn.init.uniform_(model.neck.weight, 0.5, 2)
+    model.classifier.register_forward_hook(lambda *call: seen.append(call[1][0]))
+    with torch.no_grad():
+        model.losses(batch, 0)
+        embedded = [model.embed(getattr(batch, m), m) for m in MODALITIES]
+    originals = seen[0].unflatten(0, (2, 2, 8))[:, 0]
+    torch.testing.assert_close(originals, torch.stack(embedded))
+    assert not model.neck.bias.requires_grad and not model.neck.bias.any()
+
+
+def parts_of(model: Model, batch: Batch) -> tuple[dict, dict]:
+    """F̄ and the pooled stage maps of each modality and region, each region sent alone."""
+    f_bar, pooled = {}, {}
+    for m in MODALITIES:
+        for region, x in reconstruct(getattr(batch, m), model.config.mask_bound).items():
+            maps = model.stages({m: x})
+            f_bar[m, region] = model.enhance(maps[-1])
+            pooled[m, region] = maps[model.config.region_stage].mean((2, 3))
+    return f_bar, pooled
+
+
+@pytest.mark.parametrize("push", [False, True])
+@pytest.mark.parametrize("stage", range(5))
+def test_losses_are_those_of_the_equations(stage, push, batch):
+    """In evaluation mode a picture's features do not depend on its batch, so each region may pass
+    alone: originals and human regions count as pictures, the background only where it pushes."""
+    model = model_of(region_stage=stage, region_push=push, margin=7.0, neck=False).eval()
+    y = batch.identity
+    with torch.no_grad():
+        terms = model.losses(batch, 0)
+        f, pooled = parts_of(model, batch)
+        v, r = (torch.cat([f[m, region] for region in REGIONS[:2]]) for m in MODALITIES)
+        logits = model.classifier(torch.cat([v, r]))
+        identity = F.cross_entropy(logits, y.repeat(4), label_smoothing=0.1)
+        expected = {
+            "identity": identity,
+            "hetero_center": hetero_center_triplet(v, r, y.repeat(2), 7.0),
+            "consistency": correlation_consistency(v, r, y.repeat(2)),
+            "region_center": region_center_loss(
+                *({k: pooled[m, k] for k in REGIONS} for m in MODALITIES),
+                y,
+                margin=7.0 if push else None,
+            ),
+        }
+    assert terms.keys() == expected.keys()
+    assert all(value > 0 for value in expected.values())
+    for name, value in expected.items():
+        torch.testing.assert_close(terms[name], value, msg=name)
+
+
+def test_other_readings_of_eq_7(batch):
+    with torch.no_grad():
+        model = model_of().eval()
+        maps = {
+            m: {
+                k: model.stages({m: x})[1].flatten(1)
+                for k, x in reconstruct(getattr(batch, m)).items()
+            }
+            for m in MODALITIES
+        }
+        read = {"region_feature": "map", "region_between": "pictures", "region_across": "human"}
+        found = model_of(**read).eval().losses(batch, 0)["region_center"]
+    expected = region_center_loss(
+        *maps.values(), batch.identity, between="pictures", across="human"
+    )
+    torch.testing.assert_close(found, expected)
+
+
+def test_settings_reach_their_parts(batch):
+    read = {"selection": "rows", "top_k": 1, "gram": "matrix", "mask_bound": "scale"}
+    model = model_of(**read, neck=False).eval()
+    dam = model.attention
+    assert (dam.selection, dam.regions, dam.top_k) == ("rows", 3, 1)
+    with torch.no_grad():
+        found = model.losses(batch, 0)["consistency"]
+        f, _ = parts_of(model, batch)
+        v, r = (torch.cat([f[m, region] for region in REGIONS[:2]]) for m in MODALITIES)
+    expected = correlation_consistency(v, r, batch.identity.repeat(2), "matrix")
+    torch.testing.assert_close(found, expected)
+
+
+def test_printed_sums(batch):
+    """Eq. 7 adds over 8 pictures of a modality, Eq. 20 over 2 · 4 centres; the others have no sum
+    over the batch. With a wide margin no hinge is at zero."""
+    with torch.no_grad():
+        mean, sums = (
+            model_of(reduction=r, margin=50.0).eval().losses(batch, 0) for r in ("mean", "sum")
+        )
+    for name, factor in (("hetero_center", 8), ("region_center", 8), ("identity", 1)):
+        assert mean[name] > 0
+        torch.testing.assert_close(sums[name], factor * mean[name])
+
+
+def test_label_smoothing_is_eq_18(batch):
+    """q is 1 − ξ (N − 1) / N on the own class and ξ / N on the others."""
+    model = model_of(label_smoothing=0.2, mask=False, neck=False).eval()
+    with torch.no_grad():
+        f = torch.cat([model.embed(getattr(batch, m), m) for m in MODALITIES])
+        logits, total = model.classifier(f), 0.0
+        for row, own in zip(logits.log_softmax(1), batch.identity.repeat(2), strict=True):
+            for y in range(IDENTITIES):
+                q = 1 - 0.2 * 3 / 4 if y == own else 0.2 / 4
+                total -= q * row[y].item()
+        found = model.losses(batch, 0)["identity"].item()
+    assert found == pytest.approx(total / 16, rel=1e-5)
+
+
+@pytest.mark.parametrize("variant", ["mrm-dam", "cbam", "background-push"])
+def test_order_of_rows_does_not_matter(variant, batch):
+    """Not that of all rows, nor that of one identity's pictures in one modality."""
+    model = model_of(variant)
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(3))
+    within = torch.tensor([1, 0, 3, 2, 4, 5, 7, 6])
+    for other in (
+        Batch(batch.visible[order], batch.infrared[order], batch.identity[order]),
+        Batch(batch.visible, batch.infrared[within], batch.identity),
+    ):
+        with torch.no_grad():
+            expected, found = model.losses(batch, 0), model.losses(other, 0)
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_heads_are_float32_under_autocast(variant, batch):
+    model, logits = model_of(variant), []
+    model.classifier.register_forward_hook(lambda *call: logits.append(call[2]))
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = model.losses(batch, 0)
+    assert logits[0].dtype == torch.float32
+    assert all(term.dtype == torch.float32 for term in terms.values())
+
+
+def test_what_cannot_be_is_refused(batch):
+    with pytest.raises(ValueError, match="regions: the feature map has 3 rows, which 2 regions"):
+        model_of(regions=2).losses(batch, 0)
+    with pytest.raises(ValueError, match="top_k: found 4, expected at most regions = 3"):
+        model_of(top_k=4)
+    with pytest.raises(ConfigError, match="region_stage"):
+        configure("mrda", "mrm-dam", "smoke", {"region_stage": 5})
+
+
+def test_recipe_is_the_papers():
+    """§3.2: 3 people × 6 pictures × 2 modalities, SGD with momentum 0.9, steps at 20 and 50."""
+    run = configure("mrda", "mrm-dam", "paper")
+    assert (run.identities, run.images, run.optimizer, run.momentum) == (3, 6, "sgd", 0.9)
+    assert (run.lr, run.milestones) == (0.1, (20, 50))
+    assert run.model["region_stage"] == Config().region_stage == 1  # Figure 6
+
+
+def test_printed_tables_add_up():
+    """Columns re-added by hand from the paper, and every row there."""
+    printed = published("mrda")
+    for table, metric, total in (
+        ("T1", "mAP", 63.89 + 62.17 + 60.95 + 61.29),
+        ("T2", "rank1", 63.21 + 68.39 + 68.47 + 70.55),
+        ("T3", "rank1", 526.73),
+        ("T4", "mAP", 551.37),
+        ("T5", "rank1", 674.11),
+        ("T5", "rank20", 559.80),
+    ):
+        column = printed.query("table == @table and metric == @metric")["value"]
+        assert column.sum() == pytest.approx(total), (table, metric)
+    assert printed["table"].value_counts().to_dict() == {
+        "T1": 4 * 2, "T2": 4 * 2, "T3": 11 * 4, "T4": 9 * 4, "T5": 11 * 4
+    }  # fmt: skip
+    ours = printed.loc[printed["variant"].str.startswith("mrda/"), "variant"]
+    assert {v.removeprefix("mrda/") for v in ours} <= set(VARIANTS)
+
+
+def test_the_wrong_rows_of_table_5_are_marked():
+    """They are other rows of the literature: HCML's on RegDB (its mAP with two digits changed) and
+    Hi-CMD's own on SYSU-MM01, as mutual_prediction's and this paper's other tables print them."""
+    t5 = published("mrda").query("table == 'T5'")
+    marked = t5[t5["reference"].str.contains("wrong")]
+    rows = {m: group.set_index("metric")["value"] for m, group in marked.groupby("method")}
+    assert set(rows) == {"cmGAN", "Hi-CMD"}
+    hcml = published("mutual_prediction").query(
+        "method == 'HCML' and mode == 'visible-to-infrared'"
+    )
+    hcml = hcml.set_index("metric")["value"]
+    ranks = ["rank1", "rank10", "rank20"]
+    assert rows["cmGAN"][ranks].tolist() == hcml[ranks].tolist()
+    assert (rows["cmGAN"]["mAP"], hcml["mAP"]) == (20.08, 20.80)
+    t3 = (
+        published("mrda").query("table == 'T3' and method == 'Hi-CMD'").set_index("metric")["value"]
+    )
+    assert rows["Hi-CMD"].dropna().to_dict() == t3.dropna().to_dict()
