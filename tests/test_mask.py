@@ -52,6 +52,16 @@ def test_light_and_contrast_do_not_matter_and_a_neighbour_neither(bound):
     assert expected.min() >= 0
 
 
+def test_mask_of_a_mirrored_picture_is_the_mirrored_mask_but_a_black_border_changes_it():
+    """Why training mirrors pictures and does not pad them."""
+    torch.manual_seed(0)
+    images = 0.3 + torch.rand(2, 3, 6, 4)
+    mask = human_mask(images, "none")
+    torch.testing.assert_close(human_mask(images.flip(3), "none"), mask.flip(3))
+    padded = human_mask(torch.nn.functional.pad(images, (1, 1, 1, 1)), "none")
+    assert (padded[:, :, 1:-1, 1:-1] - mask).abs().mean() > 0.1
+
+
 def test_colours_keep_their_ratio():
     """The range is the picture's, not each channel's: a red picture stays red."""
     red = torch.zeros(1, 3, 1, 2)

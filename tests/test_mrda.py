@@ -277,6 +277,13 @@ def test_recipe_is_the_papers():
     assert run.model["region_stage"] == Config().region_stage == 1  # Figure 6
 
 
+@pytest.mark.parametrize("profile", ["paper", "demo", "smoke"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_no_run_pads_its_pictures(variant, profile):
+    """A black border would set the minimum of Eq. 1 in training alone."""
+    assert configure("mrda", variant, profile).pad == 0
+
+
 def test_printed_tables_add_up():
     """Columns re-added by hand from the paper, and every row there."""
     printed = published("mrda")

@@ -32,9 +32,11 @@ from reid_core.losses.consistency import Gram, correlation_consistency
 from reid_core.losses.hetero_center import hetero_center_triplet
 from reid_core.losses.region_center import region_center_loss
 
-# §3.2. Its rate, "0.1, decayed to 0.10 and 0.01 after 20 and 50 epochs", is RunConfig's 0.1, 0.01
-# and 0.001 with one step too few printed; `milestones: [50]` takes it as it stands.
-RECIPE: dict = {"identities": 3, "images": 6}
+# §3.2: K = 3 people, M = 6 pictures of each modality. "0.1, decayed to 0.10 and 0.01 after 20 and 50
+# epochs" is read as RunConfig's 0.1, 0.01 and 0.001; `milestones: [50]` takes it as it stands. No
+# random crop is printed, and its black border would be the minimum of Eq. 1 in every training
+# picture, whose masks would then differ from those of the original pictures.
+RECIPE: dict = {"identities": 3, "images": 6, "pad": 0}
 REGIONS = ("original", "human", "background")
 
 
