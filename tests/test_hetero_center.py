@@ -46,6 +46,9 @@ def test_by_hand():
     hinges = (2 - 3, 2 - 3, 2 - 1, 2 - 1)
     found = hetero_center_triplet(visible, infrared, identity, margin=0.5)
     assert found.item() == pytest.approx(sum(max(0, 0.5 + h) for h in hinges) / 4)
+    # in the other modality they are 1 to 4, 6 to 3, 3 to 6, 4 to 1, all farther than the positives
+    found = hetero_center_triplet(visible, infrared, identity, 2.0, negatives="cross")
+    assert found.item() == pytest.approx(2.0 + 2 - 3)
     # negatives of the own modality count too: visible centres 2.5 and 4.5, infrared 53.5 twice
     found = hetero_center_triplet(visible, infrared + 50, torch.tensor([0, 1, 0, 1]), margin=0.0)
     assert found.item() == pytest.approx((51 - 2 + 49 - 2 + 51 - 0 + 49 - 0) / 4)
