@@ -46,6 +46,31 @@ def test_every_variant_learns_a_fixed_batch(variant, batch):
     assert totals[-1] < 0.3 * totals[0]
 
 
+def test_shared_weights_survive_a_checkpoint(batch, tmp_path):
+    """The kernel that whole map and blocks share learns once a step, and is one after resuming."""
+    run = configure("multi_granularity", "mgsa-msam", "smoke")
+
+    def step(model: Model, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.zero_grad()
+        sum(model.losses(batch, 0).values()).backward()
+        optimizer.step()
+
+    model, again = model_of("mgsa-msam"), build(run, IDENTITIES)
+    optimizer, other = make_optimizer(run, model), make_optimizer(run, again)
+    listed = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(listed) == sorted(map(id, model.parameters()))
+    step(model, optimizer)
+    torch.save([model.state_dict(), optimizer.state_dict()], tmp_path / "checkpoint.pt")
+    step(model, optimizer)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    again.load_state_dict(state[0])
+    other.load_state_dict(state[1])
+    step(again, other)
+    torch.testing.assert_close(again.state_dict(), model.state_dict(), rtol=0, atol=0)
+    whole, block = again.backbone.attention["visible"].spatial.f
+    assert block.conv.weight is whole.conv.weight
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_fits_the_demo_profile(variant):
     """Stage 2 has 12 rows there, stage 1 has 24."""
