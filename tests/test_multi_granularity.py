@@ -211,6 +211,12 @@ def test_recipe_of_the_paper():
     assert (run.optimizer, run.momentum, run.weight_decay) == ("sgd", 0.9, 5e-4)
     other = configure("multi_granularity", "mgsa-msam", "paper", dataset="regdb")
     assert (other.identities, other.images) == (8, 4)
+    for method, variant in (("multi_granularity", "baseline"), ("baselines", "pcb")):
+        parts = {
+            kind: configure(method, variant, "paper", dataset=kind).model["part_metric"]
+            for kind in ("sysu", "regdb")
+        }
+        assert parts == {"sysu": 1.0, "regdb": 2.0}
 
 
 def test_terms_are_float32_under_autocast(batch):
