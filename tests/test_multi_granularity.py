@@ -152,6 +152,17 @@ def test_nested_takes_equation_1_in_each_block():
     assert type(visible.each[0].spatial) is MGSA
 
 
+@pytest.mark.parametrize("profile", ["demo", "paper"])
+def test_nested_needs_the_rows_of_stage_1(profile):
+    settings = {"both": "nested", "weights": "none", "backbone": "resnet18"}
+    run = configure("multi_granularity", "mgsa-msam", profile)
+    images = torch.zeros(1, 3, run.height, run.width)
+    with torch.inference_mode():
+        model_of("mgsa-msam", profile, **settings, attend_after=1).eval().embed(images, "visible")
+        with pytest.raises(ValueError, match="i1 .* which 4 blocks cannot share"):
+            model_of("mgsa-msam", profile, **settings).eval().embed(images, "visible")
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -68,8 +68,10 @@ class Config:
     attend_after: Annotated[int, Field(ge=1, le=4)] = 2
     double_sigmoid: bool = True  # Eq. 1 as printed: δ(δ(global) + δ(local)), within 0.5 … 0.88
     # MGSA within MSAM (§4.4, "multi-branch channel and multi-granularity spatial descriptors"):
-    # "joined" puts the I2 blocks together again before Eq. 1 cuts them into I1, "nested" applies
-    # Eq. 1 to each block, which at 288 × 144 is impossible after stage 2: 36 rows into 2 · 4
+    # "joined" puts the I2 blocks together again before Eq. 1 cuts them into I1. So it differs from
+    # "msam", whose spatial attention is of each I2 block, in two things: the blocks' number and the
+    # map that they are of. "nested" differs in one, I1 in each I2 block; at 288 × 144 it is possible
+    # after stage 1 (72 rows), but not after stage 2: 36 rows into 2 · 4
     both: Literal["joined", "nested"] = "joined"
     shared_blocks: bool = True  # one f, one MLP for all blocks: the equations give them no index
     reduction: Positive = 16  # of CBAM, not printed
