@@ -123,7 +123,7 @@ def test_visible_branches_of_table_1():
 
 @pytest.mark.parametrize("setting", SWEEPS)
 def test_sweeps_move_one_setting(setting):
-    """Figure 3: values 1, 2, 3, 4, 6, the other one at 1, everything else alike."""
+    """Figure 3, at values of ours: 1, 2, 3, 4, 6, the other setting at 1, the rest alike."""
     models = [configure("multi_granularity", v, "paper").model for v in SWEEPS[setting]]
     assert [m[setting] for m in models] == [1, 2, 3, 4, 6]
     others = [{k: v for k, v in m.items() if k != setting} for m in models]

@@ -94,7 +94,9 @@ VARIANTS: dict[str, dict] = {
     "own-blocks": {"shared_blocks": False},
     "batch-hard": {"metric": "batch_hard"},
 }
-SWEEPS: dict[str, list[str]] = {  # Figure 3's curves: the setting, and the variants in its order
+# Figure 3's curves: the setting, and the variants in its order. The text names 1 and the best value;
+# the others are ours, the divisors of all maps that they meet
+SWEEPS: dict[str, list[str]] = {
     "i1": ["cbam", "i1-2", "i1-3", "mgsa", "i1-6"],
     "i2": ["cbam", "msam", "i2-3", "i2-4", "i2-6"],
 }
