@@ -121,6 +121,54 @@ def test_visible_branches_of_table_1():
     assert len(visible["own-blocks"].channel.each) == 2
 
 
+def test_settings_of_every_variant():
+    """Of the paper profile, written out: a changed default or variant shall not go unseen."""
+    models = {
+        v: configure("multi_granularity", v, "paper", dataset="regdb").model for v in VARIANTS
+    }
+    full = models["mgsa-msam"]
+    assert full == {
+        "backbone": "resnet50",
+        "weights": "imagenet",
+        "share_from": 2,
+        "last_stride": 1,
+        "parts": 6,
+        "part_channels": 256,
+        "pooling": "gem",
+        "metric": "hetero_center",
+        "margin": 0.3,
+        "part_metric": 2.0,
+        "label_smoothing": 0.0,
+        "part_neck": False,
+        "attention": True,
+        "i1": 4,
+        "i2": 2,
+        "attend_after": 2,
+        "double_sigmoid": True,
+        "both": "joined",
+        "shared_blocks": True,
+        "reduction": 16,
+    }
+    changed = {v: {k: x for k, x in m.items() if x != full[k]} for v, m in models.items()}
+    assert changed == {
+        "baseline": {"attention": False},
+        "mgsa": {"i2": 1},
+        "msam": {"i1": 1},
+        "mgsa-msam": {},
+        "cbam": {"i1": 1, "i2": 1},
+        "i1-2": {"i1": 2, "i2": 1},
+        "i1-3": {"i1": 3, "i2": 1},
+        "i1-6": {"i1": 6, "i2": 1},
+        "i2-3": {"i1": 1, "i2": 3},
+        "i2-4": {"i1": 1, "i2": 4},
+        "i2-6": {"i1": 1, "i2": 6},
+        "single-sigmoid": {"double_sigmoid": False},
+        "after-stage-1": {"attend_after": 1},
+        "own-blocks": {"shared_blocks": False},
+        "batch-hard": {"metric": "batch_hard"},
+    }
+
+
 @pytest.mark.parametrize("setting", SWEEPS)
 def test_sweeps_move_one_setting(setting):
     """Figure 3, at values of ours: 1, 2, 3, 4, 6, the other setting at 1, the rest alike."""
@@ -159,7 +207,7 @@ def test_nested_needs_the_rows_of_stage_1(profile):
     images = torch.zeros(1, 3, run.height, run.width)
     with torch.inference_mode():
         model_of("mgsa-msam", profile, **settings, attend_after=1).eval().embed(images, "visible")
-        with pytest.raises(ValueError, match="i1 .* which 4 blocks cannot share"):
+        with pytest.raises(ValueError, match=r"i1 .* which 4 blocks cannot share"):
             model_of("mgsa-msam", profile, **settings).eval().embed(images, "visible")
 
 
@@ -176,8 +224,13 @@ def test_impossible_divisions_are_refused(settings, message, batch):
         model_of("mgsa-msam", **settings).embed(batch.visible, "visible")
 
 
-def test_visible_attention_changes_nothing_of_infrared_pictures(batch):
-    model = model_of("mgsa-msam").eval()
+# In the shared part, as the paper has it: the batch is divided, and joined again.
+PLACES = [{"attend_after": 1}, {"attend_after": 2, "i1": 3}]
+
+
+@pytest.mark.parametrize("settings", PLACES)
+def test_visible_attention_changes_nothing_of_infrared_pictures(settings, batch):
+    model = model_of("mgsa-msam", **settings).eval()
     with torch.inference_mode():
         before = {m: model.embed(getattr(batch, m), m) for m in MODALITIES}
         for p in model.backbone.attention["visible"].parameters():
@@ -188,16 +241,21 @@ def test_visible_attention_changes_nothing_of_infrared_pictures(batch):
 
 
 @torch.no_grad()
-def test_kept_is_the_mean_attention_of_a_place(batch):
-    model = model_of("cbam").eval()
+@pytest.mark.parametrize("settings", PLACES)
+def test_kept_is_the_mean_attention_of_a_place(settings, batch):
+    model = model_of("cbam", **settings).eval()
+    shape = (8, 12, 6) if settings["attend_after"] == 1 else (8, 6, 3)
     for m in MODALITIES:
         found = model.kept(getattr(batch, m), m)
         maps = model.backbone.private[m](getattr(batch, m))
+        if settings["attend_after"] == 2:
+            (stage,) = model.backbone.shared
+            maps = stage(maps)
         attention = model.backbone.attention[m]
         weights = attention.channel(maps)
         weights = weights * attention.spatial(weights * maps)
         expected = (weights * maps).sum(1) / maps.sum(1)
-        assert found.shape == (8, 12, 6)
+        assert found.shape == shape
         torch.testing.assert_close(found, expected)
 
 

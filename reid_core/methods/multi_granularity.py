@@ -69,9 +69,9 @@ class Config:
     double_sigmoid: bool = True  # Eq. 1 as printed: δ(δ(global) + δ(local)), within 0.5 … 0.88
     # MGSA within MSAM (§4.4, "multi-branch channel and multi-granularity spatial descriptors"):
     # "joined" puts the I2 blocks together again before Eq. 1 cuts them into I1. So it differs from
-    # "msam", whose spatial attention is of each I2 block, in two things: the blocks' number and the
-    # map that they are of. "nested" differs in one, I1 in each I2 block; at 288 × 144 it is possible
-    # after stage 1 (72 rows), but not after stage 2: 36 rows into 2 · 4
+    # "msam", whose spatial attention is of each I2 block, in two things: in I1, and in the map that
+    # I1 divides. "nested" differs in one, I1 in each I2 block; at 288 × 144 it is possible after
+    # stage 1 (72 rows), but not after stage 2: 36 rows into 2 · 4
     both: Literal["joined", "nested"] = "joined"
     shared_blocks: bool = True  # one f, one MLP for all blocks: the equations give them no index
     reduction: Positive = 16  # of CBAM, not printed
@@ -94,8 +94,8 @@ VARIANTS: dict[str, dict] = {
     "own-blocks": {"shared_blocks": False},
     "batch-hard": {"metric": "batch_hard"},
 }
-# Figure 3's curves: the setting, and the variants in its order. The text names 1 and the best value;
-# the others are ours, the divisors of all maps that they meet
+# Figure 3's curves: the setting, and the variants in its order. The text names 1 and the best value
+# alone; the others are ours, and divide the maps of every profile.
 SWEEPS: dict[str, list[str]] = {
     "i1": ["cbam", "i1-2", "i1-3", "mgsa", "i1-6"],
     "i2": ["cbam", "msam", "i2-3", "i2-4", "i2-6"],
