@@ -62,8 +62,11 @@ def test_rows_of_mutual_prediction():
     "mode, metric, total",
     [
         ("all", "rank1", 59.14 + 61.60 + 60.35 + 61.23),
+        ("all", "mAP", 54.86 + 56.34 + 57.98 + 57.96),
         ("all", "mINP", 38.22 + 45.37 + 40.71 + 45.82),
+        ("visible-to-infrared", "rank1", 92.61 + 92.83 + 91.73 + 92.31),
         ("visible-to-infrared", "mAP", 87.95 + 89.24 + 88.01 + 89.39),
+        ("visible-to-infrared", "mINP", 79.57 + 82.47 + 80.52 + 82.94),
     ],
 )
 def test_columns_of_multi_granularity_add_up(mode, metric, total):

@@ -117,7 +117,7 @@ def test_mgsa_equals_loops(maps, double, shared):
     module = trained(MGSA(4, double_sigmoid=double, shared=shared))
     found = module(maps)
     assert found.shape == (2, 1, 12, 3)
-    own = [module.f[0]] * 4 if shared else module.f[1:]
+    own = [module.f[1]] * 4 if shared else module.f[1:]
     inner = sigmoid if double else lambda x: x
     for picture, attention in zip(maps, found[:, 0].tolist(), strict=True):
         whole = naive_logits(module.f[0], picture)
@@ -128,6 +128,28 @@ def test_mgsa_equals_loops(maps, double, shared):
             for x in range(3):
                 expected = sigmoid(inner(whole[y][x]) + inner(local[y][x]))
                 assert attention[y][x] == pytest.approx(expected, rel=1e-9)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("shared", [True, False])
+def test_mgsa_judges_in_evaluation_as_in_training(shared):
+    """Once the statistics are those of the batch: the blocks' zeros beyond their edges are no part
+    of the whole map's, nor the other way round."""
+    torch.manual_seed(0)
+    module, maps = MGSA(6, shared=shared), torch.rand(16, 8, 24, 12)
+    nn.init.uniform_(module.f[0].conv.weight)
+    for f in module.f:
+        f.norm.momentum = 0.5
+    for _ in range(20):
+        expected = module.train()(maps)
+    torch.testing.assert_close(module.eval()(maps), expected, rtol=1e-3, atol=0)
+
+
+def test_shared_f_is_one_function_of_the_published_size():
+    whole, block = MGSA(4).f
+    assert whole.conv.kernel_size == (7, 7)
+    assert block.conv is whole.conv and block.norm is not whole.norm
+    assert len(list(MGSA(4).parameters())) == 3  # the kernel, a scale and an offset
 
 
 @torch.no_grad()
@@ -143,7 +165,7 @@ def test_a_block_sees_nothing_of_the_others(maps):
     changed = maps.clone()
     changed[:, :, :3] += 5
     module = trained(MGSA(4, double_sigmoid=False))
-    for f, same in ((lambda x: in_blocks(module.f, x, 4), True), (module, False)):
+    for f, same in ((lambda x: in_blocks(module.f[1:], x, 4), True), (module, False)):
         before, after = f(maps), f(changed)
         assert not torch.allclose(before[:, :, :3], after[:, :, :3])
         assert torch.equal(before[:, :, 3:], after[:, :, 3:]) is same

@@ -199,6 +199,8 @@ def test_agw_on_resnet50_is_the_published_one():
     assert places == [(2, 2), (2, 3), (3, 3), (3, 4), (3, 5)]
     config = configure("baselines", "agw", "paper").model
     assert (config["pooling"], config["metric"]) == ("gem", "weighted_regularised")
+    assert config["non_local"] == "half"
+    assert model.backbone.shared[1][-1][-1].theta.out_channels == 512 // 2
 
 
 # ------------------------------------------------------------------------------------------- PCB

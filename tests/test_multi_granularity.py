@@ -46,6 +46,31 @@ def test_every_variant_learns_a_fixed_batch(variant, batch):
     assert totals[-1] < 0.3 * totals[0]
 
 
+def test_shared_weights_survive_a_checkpoint(batch, tmp_path):
+    """The kernel that whole map and blocks share learns once a step, and is one after resuming."""
+    run = configure("multi_granularity", "mgsa-msam", "smoke")
+
+    def step(model: Model, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.zero_grad()
+        sum(model.losses(batch, 0).values()).backward()
+        optimizer.step()
+
+    model, again = model_of("mgsa-msam"), build(run, IDENTITIES)
+    optimizer, other = make_optimizer(run, model), make_optimizer(run, again)
+    listed = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(listed) == sorted(map(id, model.parameters()))
+    step(model, optimizer)
+    torch.save([model.state_dict(), optimizer.state_dict()], tmp_path / "checkpoint.pt")
+    step(model, optimizer)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    again.load_state_dict(state[0])
+    other.load_state_dict(state[1])
+    step(again, other)
+    torch.testing.assert_close(again.state_dict(), model.state_dict(), rtol=0, atol=0)
+    whole, block = again.backbone.attention["visible"].spatial.f
+    assert block.conv.weight is whole.conv.weight
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_fits_the_demo_profile(variant):
     """Stage 2 has 12 rows there, stage 1 has 24."""
@@ -96,9 +121,57 @@ def test_visible_branches_of_table_1():
     assert len(visible["own-blocks"].channel.each) == 2
 
 
+def test_settings_of_every_variant():
+    """Of the paper profile, written out: a changed default or variant shall not go unseen."""
+    models = {
+        v: configure("multi_granularity", v, "paper", dataset="regdb").model for v in VARIANTS
+    }
+    full = models["mgsa-msam"]
+    assert full == {
+        "backbone": "resnet50",
+        "weights": "imagenet",
+        "share_from": 2,
+        "last_stride": 1,
+        "parts": 6,
+        "part_channels": 256,
+        "pooling": "gem",
+        "metric": "hetero_center",
+        "margin": 0.3,
+        "part_metric": 2.0,
+        "label_smoothing": 0.0,
+        "part_neck": False,
+        "attention": True,
+        "i1": 4,
+        "i2": 2,
+        "attend_after": 2,
+        "double_sigmoid": True,
+        "both": "joined",
+        "shared_blocks": True,
+        "reduction": 16,
+    }
+    changed = {v: {k: x for k, x in m.items() if x != full[k]} for v, m in models.items()}
+    assert changed == {
+        "baseline": {"attention": False},
+        "mgsa": {"i2": 1},
+        "msam": {"i1": 1},
+        "mgsa-msam": {},
+        "cbam": {"i1": 1, "i2": 1},
+        "i1-2": {"i1": 2, "i2": 1},
+        "i1-3": {"i1": 3, "i2": 1},
+        "i1-6": {"i1": 6, "i2": 1},
+        "i2-3": {"i1": 1, "i2": 3},
+        "i2-4": {"i1": 1, "i2": 4},
+        "i2-6": {"i1": 1, "i2": 6},
+        "single-sigmoid": {"double_sigmoid": False},
+        "after-stage-1": {"attend_after": 1},
+        "own-blocks": {"shared_blocks": False},
+        "batch-hard": {"metric": "batch_hard"},
+    }
+
+
 @pytest.mark.parametrize("setting", SWEEPS)
 def test_sweeps_move_one_setting(setting):
-    """Figure 3: values 1, 2, 3, 4, 6, the other one at 1, everything else alike."""
+    """Figure 3, at values of ours: 1, 2, 3, 4, 6, the other setting at 1, the rest alike."""
     models = [configure("multi_granularity", v, "paper").model for v in SWEEPS[setting]]
     assert [m[setting] for m in models] == [1, 2, 3, 4, 6]
     others = [{k: v for k, v in m.items() if k != setting} for m in models]
@@ -127,6 +200,17 @@ def test_nested_takes_equation_1_in_each_block():
     assert type(visible.each[0].spatial) is MGSA
 
 
+@pytest.mark.parametrize("profile", ["demo", "paper"])
+def test_nested_needs_the_rows_of_stage_1(profile):
+    settings = {"both": "nested", "weights": "none", "backbone": "resnet18"}
+    run = configure("multi_granularity", "mgsa-msam", profile)
+    images = torch.zeros(1, 3, run.height, run.width)
+    with torch.inference_mode():
+        model_of("mgsa-msam", profile, **settings, attend_after=1).eval().embed(images, "visible")
+        with pytest.raises(ValueError, match=r"i1 .* which 4 blocks cannot share"):
+            model_of("mgsa-msam", profile, **settings).eval().embed(images, "visible")
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -140,8 +224,13 @@ def test_impossible_divisions_are_refused(settings, message, batch):
         model_of("mgsa-msam", **settings).embed(batch.visible, "visible")
 
 
-def test_visible_attention_changes_nothing_of_infrared_pictures(batch):
-    model = model_of("mgsa-msam").eval()
+# In the shared part, as the paper has it: the batch is divided, and joined again.
+PLACES = [{"attend_after": 1}, {"attend_after": 2, "i1": 3}]
+
+
+@pytest.mark.parametrize("settings", PLACES)
+def test_visible_attention_changes_nothing_of_infrared_pictures(settings, batch):
+    model = model_of("mgsa-msam", **settings).eval()
     with torch.inference_mode():
         before = {m: model.embed(getattr(batch, m), m) for m in MODALITIES}
         for p in model.backbone.attention["visible"].parameters():
@@ -152,16 +241,21 @@ def test_visible_attention_changes_nothing_of_infrared_pictures(batch):
 
 
 @torch.no_grad()
-def test_kept_is_the_mean_attention_of_a_place(batch):
-    model = model_of("cbam").eval()
+@pytest.mark.parametrize("settings", PLACES)
+def test_kept_is_the_mean_attention_of_a_place(settings, batch):
+    model = model_of("cbam", **settings).eval()
+    shape = (8, 12, 6) if settings["attend_after"] == 1 else (8, 6, 3)
     for m in MODALITIES:
         found = model.kept(getattr(batch, m), m)
         maps = model.backbone.private[m](getattr(batch, m))
+        if settings["attend_after"] == 2:
+            (stage,) = model.backbone.shared
+            maps = stage(maps)
         attention = model.backbone.attention[m]
         weights = attention.channel(maps)
         weights = weights * attention.spatial(weights * maps)
         expected = (weights * maps).sum(1) / maps.sum(1)
-        assert found.shape == (8, 12, 6)
+        assert found.shape == shape
         torch.testing.assert_close(found, expected)
 
 
@@ -186,6 +280,12 @@ def test_recipe_of_the_paper():
     assert (run.optimizer, run.momentum, run.weight_decay) == ("sgd", 0.9, 5e-4)
     other = configure("multi_granularity", "mgsa-msam", "paper", dataset="regdb")
     assert (other.identities, other.images) == (8, 4)
+    for method, variant in (("multi_granularity", "baseline"), ("baselines", "pcb")):
+        parts = {
+            kind: configure(method, variant, "paper", dataset=kind).model["part_metric"]
+            for kind in ("sysu", "regdb")
+        }
+        assert parts == {"sysu": 1.0, "regdb": 2.0}
 
 
 def test_terms_are_float32_under_autocast(batch):

@@ -110,7 +110,8 @@ class MGSA(nn.Module):
     The equation takes the sigmoid twice, A = δ(δ(global) + δ(local)), and so keeps between δ(0) =
     0.5 and δ(2) = 0.88 of any place. Without ``double_sigmoid``, A = δ(global + local) may use all
     of (0, 1). With ``shared`` one f is used throughout, as the equation's single symbol says;
-    otherwise the whole map and each block have their own.
+    otherwise the whole map and each block have their own. The shared f too normalises the whole map
+    and the blocks by statistics of their own: one average of both would fit neither in evaluation.
     """
 
     def __init__(
@@ -124,8 +125,12 @@ class MGSA(nn.Module):
         self.blocks = blocks
         self.double_sigmoid = double_sigmoid
         self.f = nn.ModuleList(
-            SpatialLogits(kernel_size) for _ in range(1 if shared else blocks + 1)
+            SpatialLogits(kernel_size) for _ in range(2 if shared else blocks + 1)
         )
+        if shared:
+            whole, block = self.f
+            block.conv = whole.conv
+            block.norm.weight, block.norm.bias = whole.norm.weight, whole.norm.bias
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) to (B, 1, H, W).
@@ -136,7 +141,7 @@ class MGSA(nn.Module):
             The map's height is no multiple of ``blocks``.
         """
         whole = self.f[0](maps)
-        local = in_blocks(self.f[1:] or self.f, maps, self.blocks, "i1 (blocks of MGSA)")
+        local = in_blocks(self.f[1:], maps, self.blocks, "i1 (blocks of MGSA)")
         if self.double_sigmoid:
             whole, local = whole.sigmoid(), local.sigmoid()
         return (whole + local).sigmoid()

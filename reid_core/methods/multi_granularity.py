@@ -31,15 +31,20 @@ from reid_core.layers.attention import (
 from reid_core.layers.two_stream import Backbone, TwoStreamResNet
 from reid_core.methods.baselines import Metric, PartHead
 
-# §4.3: 60 epochs, flips alone; the rest is RunConfig's default. P and K are not printed: 8 × 4 of
-# RunConfig on RegDB and 6 × 8 on SYSU-MM01 are those of the hetero-centre triplet's authors.
-RECIPE: dict = {"epochs": 60, "pad": 0, "sysu": {"identities": 6, "images": 8}}
+# §4.3: 60 epochs, flips alone; the rest is RunConfig's default. P, K and the weight of the parts'
+# triplets are not printed. Those of Liu et al.: 8 × 4 and 2 on RegDB, 6 × 8 and 1 on SYSU-MM01.
+RECIPE: dict = {
+    "epochs": 60,
+    "pad": 0,
+    "sysu": {"identities": 6, "images": 8, "part_metric": 1.0},
+}
 
 
 @dataclass(frozen=True)
 class Config:
-    """Defaults: "baseline + MGSA + MSAM". What the paper does not print is taken from the code of
-    Liu et al. (IEEE Trans. Multimedia 2021), whose baseline [11] it evidently continues."""
+    """Defaults: "baseline + MGSA + MSAM". The paper cites [6] for its baseline, and prints neither
+    its loss nor its sizes. They are taken here from the code of Liu et al. [11] (IEEE Trans.
+    Multimedia 2021), which has the same parts, pooling and learning rates."""
 
     backbone: Backbone = "resnet50"  # §4.3
     weights: Weights = "imagenet"  # or "none", or the name of a state dict in data/weights
@@ -51,8 +56,8 @@ class Config:
     pooling: Literal["gap", "gem"] = "gem"  # §3.1
     metric: Metric = "hetero_center"  # the loss is not printed; the other two are the field's usual
     margin: NotNegative = 0.3
-    part_metric: NotNegative = 2.0  # weight of each part's triplet loss; the whole feature's is 1
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    part_metric: NotNegative = 2.0  # weight of each part's triplet loss; 1 on SYSU-MM01, see RECIPE
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0  # not printed; 0.1 is as usual
     part_neck: bool = False  # see ``baselines``; for training from scratch
 
     attention: bool = True  # without it the baseline
@@ -63,8 +68,10 @@ class Config:
     attend_after: Annotated[int, Field(ge=1, le=4)] = 2
     double_sigmoid: bool = True  # Eq. 1 as printed: δ(δ(global) + δ(local)), within 0.5 … 0.88
     # MGSA within MSAM (§4.4, "multi-branch channel and multi-granularity spatial descriptors"):
-    # "joined" puts the I2 blocks together again before Eq. 1 cuts them into I1, "nested" applies
-    # Eq. 1 to each block, which at 288 × 144 is impossible after stage 2: 36 rows into 2 · 4
+    # "joined" puts the I2 blocks together again before Eq. 1 cuts them into I1. So it differs from
+    # "msam", whose spatial attention is of each I2 block, in two things: in I1, and in the map that
+    # I1 divides. "nested" differs in one, I1 in each I2 block; at 288 × 144 it is possible after
+    # stage 1 (72 rows), but not after stage 2: 36 rows into 2 · 4
     both: Literal["joined", "nested"] = "joined"
     shared_blocks: bool = True  # one f, one MLP for all blocks: the equations give them no index
     reduction: Positive = 16  # of CBAM, not printed
@@ -87,7 +94,9 @@ VARIANTS: dict[str, dict] = {
     "own-blocks": {"shared_blocks": False},
     "batch-hard": {"metric": "batch_hard"},
 }
-SWEEPS: dict[str, list[str]] = {  # Figure 3's curves: the setting, and the variants in its order
+# Figure 3's curves: the setting, and the variants in its order. The text names 1 and the best value
+# alone; the others are ours, and divide the maps of every profile.
+SWEEPS: dict[str, list[str]] = {
     "i1": ["cbam", "i1-2", "i1-3", "mgsa", "i1-6"],
     "i2": ["cbam", "msam", "i2-3", "i2-4", "i2-6"],
 }
