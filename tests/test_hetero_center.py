@@ -17,7 +17,8 @@ def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return visible, infrared, identity
 
 
-def test_equals_a_loop_over_centres(batch):
+@pytest.mark.parametrize("negatives", ["both", "cross"])
+def test_equals_a_loop_over_centres(negatives, batch):
     visible, infrared, identity = batch
     centres = {}
     for modality, rows in (("v", visible), ("r", infrared)):
@@ -27,9 +28,12 @@ def test_equals_a_loop_over_centres(batch):
     total = 0.0
     for (modality, person), centre in centres.items():
         other = "r" if modality == "v" else "v"
-        near = min(math.dist(centre, c) for (_, p), c in centres.items() if p != person)
+        sought = other if negatives == "cross" else "vr"
+        near = min(
+            math.dist(centre, c) for (m, p), c in centres.items() if p != person and m in sought
+        )
         total += max(0.0, 0.3 + math.dist(centre, centres[other, person]) - near)
-    found = hetero_center_triplet(visible, infrared, identity, margin=0.3)
+    found = hetero_center_triplet(visible, infrared, identity, 0.3, negatives)
     assert found.item() == pytest.approx(total / 8, rel=1e-12)
 
 
@@ -42,9 +46,17 @@ def test_by_hand():
     hinges = (2 - 3, 2 - 3, 2 - 1, 2 - 1)
     found = hetero_center_triplet(visible, infrared, identity, margin=0.5)
     assert found.item() == pytest.approx(sum(max(0, 0.5 + h) for h in hinges) / 4)
+    # in the other modality they are 1 to 4, 6 to 3, 3 to 6, 4 to 1, all farther than the positives
+    found = hetero_center_triplet(visible, infrared, identity, 2.0, negatives="cross")
+    assert found.item() == pytest.approx(2.0 + 2 - 3)
     # negatives of the own modality count too: visible centres 2.5 and 4.5, infrared 53.5 twice
     found = hetero_center_triplet(visible, infrared + 50, torch.tensor([0, 1, 0, 1]), margin=0.0)
     assert found.item() == pytest.approx((51 - 2 + 49 - 2 + 51 - 0 + 49 - 0) / 4)
+    # and with "cross" they do not: every negative is an infrared or visible centre 49 or 51 away
+    found = hetero_center_triplet(
+        visible, infrared + 50, torch.tensor([0, 1, 0, 1]), 0.0, negatives="cross"
+    )
+    assert found.item() == pytest.approx((0 + 0 + 2 + 0) / 4)
 
 
 def test_spread_around_a_centre_costs_nothing(batch):
@@ -57,19 +69,25 @@ def test_spread_around_a_centre_costs_nothing(batch):
     torch.testing.assert_close(found, expected)
 
 
-def test_gradients(batch):
+@pytest.mark.parametrize("negatives", ["both", "cross"])
+def test_gradients(negatives, batch):
     visible, infrared, identity = batch
     inputs = visible.requires_grad_(), infrared.requires_grad_()
-    assert torch.autograd.gradcheck(lambda v, r: hetero_center_triplet(v, r, identity), inputs)
+    assert torch.autograd.gradcheck(
+        lambda v, r: hetero_center_triplet(v, r, identity, negatives=negatives), inputs
+    )
 
 
-def test_order_of_rows_names_and_modalities_do_not_matter(batch):
+@pytest.mark.parametrize("negatives", ["both", "cross"])
+def test_order_of_rows_names_and_modalities_do_not_matter(negatives, batch):
     visible, infrared, identity = batch
-    expected = hetero_center_triplet(visible, infrared, identity)
+    read = {"negatives": negatives}
+    expected = hetero_center_triplet(visible, infrared, identity, **read)
     order = torch.randperm(len(identity))
-    found = hetero_center_triplet(visible[order], infrared[order], identity[order])
+    found = hetero_center_triplet(visible[order], infrared[order], identity[order], **read)
     torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(hetero_center_triplet(infrared, visible, 10 - identity), expected)
+    found = hetero_center_triplet(infrared, visible, 10 - identity, **read)
+    torch.testing.assert_close(found, expected)
 
 
 def test_centres_stay_float32_under_autocast():
@@ -83,5 +101,7 @@ def test_centres_stay_float32_under_autocast():
 
 
 def test_one_identity_alone_is_refused():
-    with pytest.raises(ValueError, match=r"identity: found \[5, 5\], expected at least two"):
-        hetero_center_triplet(torch.ones(3, 2), torch.ones(3, 2), torch.tensor([5, 5, 5]))
+    for negatives in ("both", "cross"):
+        with pytest.raises(ValueError, match=r"identity: found \[5.*\], expected at least two"):
+            rows = torch.ones(3, 2)
+            hetero_center_triplet(rows, rows, torch.tensor([5, 5, 5]), negatives=negatives)

@@ -18,10 +18,34 @@ from reid_core.losses.consistency import correlation_consistency
 from reid_core.losses.hetero_center import hetero_center_triplet
 from reid_core.losses.region_center import region_center_loss
 from reid_core.methods import build, configure
-from reid_core.methods.mrda import REGIONS, VARIANTS, Config, Model, reconstruct
+from reid_core.methods.mrda import REGIONS, VARIANTS, Model, reconstruct
 from reid_core.train import make_optimizer
 
 IDENTITIES = 4
+PAPER = {  # the paper's settings, and what is done where it prints none
+    "backbone": "resnet50",
+    "weights": "imagenet",
+    "last_stride": 1,
+    "share_from": 2,
+    "neck": False,
+    "mask": True,
+    "mask_bound": "clamp",
+    "region_stage": 1,
+    "region_feature": "pooled",
+    "region_between": "identities",
+    "region_across": "original",
+    "region_push": False,
+    "region_margin": 3.0,
+    "attention": "dam",
+    "regions": 6,
+    "top_k": 2,
+    "selection": "regions",
+    "label_smoothing": 0.1,
+    "margin": 0.3,
+    "negatives": "both",
+    "gram": "row",
+    "reduction": "mean",
+}
 
 
 @pytest.fixture(scope="module")
@@ -63,18 +87,30 @@ def test_every_variant_learns_a_fixed_batch(variant, neck, batch):
 
 
 def test_variants_are_the_papers_rows():
-    modules = {"dam": DynamicAttention, "bam": BAM, "cbam": CBAM, "iwpam": IWPAM}
-    for variant in VARIANTS:
-        model = model_of(variant)
-        config = model.config
-        assert config.mask == (variant not in ("baseline", "dam"))
-        if config.attention == "none":
-            assert variant in ("baseline", "mrm") and model.attention is None
-        else:
-            assert type(model.attention) is modules[config.attention]
-            assert config.attention == (variant if variant in modules else "dam")
-        name, _, stage = variant.partition("stage-")
-        assert config.region_stage == (int(stage) if not name and stage else 1)
+    """What of the paper's settings each of them changes, and the module it then has."""
+    changed = {
+        "baseline": {"mask": False, "attention": "none"},
+        "mrm": {"attention": "none"},
+        "dam": {"mask": False},
+        "mrm-dam": {},
+        "bam": {"attention": "bam"},
+        "cbam": {"attention": "cbam"},
+        "iwpam": {"attention": "iwpam"},
+        "stage-0": {"region_stage": 0},
+        "stage-2": {"region_stage": 2},
+        "stage-3": {"region_stage": 3},
+        "stage-4": {"region_stage": 4},
+        "mask-scale": {"mask_bound": "scale"},
+        "human-across": {"region_across": "human"},
+        "background-push": {"region_push": True},
+        "rows-top-k": {"selection": "rows"},
+    }
+    models = {variant: configure("mrda", variant, "paper").model for variant in VARIANTS}
+    found = {v: dict(model.items() - PAPER.items()) for v, model in models.items()}
+    assert found == changed
+    kinds = {"dam": DynamicAttention, "bam": BAM, "cbam": CBAM, "iwpam": IWPAM, "none": type(None)}
+    for name, kind in kinds.items():
+        assert type(model_of(attention=name).attention) is kind
 
 
 def test_human_and_background_regions_are_made_of_pixels(batch):
@@ -93,19 +129,79 @@ def test_human_and_background_regions_are_made_of_pixels(batch):
         torch.testing.assert_close(whole, batch.visible, atol=1e-5, rtol=1e-5)
 
 
-def test_stages_are_those_of_the_backbone(batch):
-    """0 and 1 own, 2 to 4 shared, and nothing of the backbone left out."""
-    model = model_of().eval()
+@pytest.mark.parametrize("share_from", range(6))
+def test_stages_are_those_of_the_backbone(share_from, batch):
+    """The first ones own, the others shared, and nothing of the backbone left out."""
+    model = model_of(share_from=share_from).eval()
     images = {m: getattr(batch, m) for m in MODALITIES}
     with torch.no_grad():
         maps = model.stages(images)
         torch.testing.assert_close(maps[-1], model.backbone(images))
-        stage_1 = {m: model.backbone.private[m](x) for m, x in images.items()}
+        alone = []
+        for m, x in images.items():
+            own = model.backbone.private[m]
+            assert len(own) == share_from
+            path = [*own, *model.backbone.shared]
+            alone.append([x := stage(x) for stage in path])
+    for found, visible, infrared in zip(maps, *alone, strict=True):
+        torch.testing.assert_close(found, torch.cat([visible, infrared]))
     assert [tuple(m.shape) for m in maps] == [
         (16, 32, 12, 6), (16, 32, 12, 6), (16, 64, 6, 3), (16, 128, 3, 2), (16, 256, 3, 2)
     ]  # fmt: skip
-    torch.testing.assert_close(maps[1], torch.cat([stage_1[m] for m in MODALITIES]))
-    assert all(len(own) == 2 for own in model.backbone.private.values())
+
+
+@pytest.mark.parametrize("stage", range(5))
+@pytest.mark.parametrize("push", [False, True])
+def test_pictures_pass_every_stage_together(push, stage, batch):
+    """In training mode, where a batch has statistics: each stage is called once, for each modality
+    where it is its own, with originals and human regions; backgrounds up to the region stage."""
+    model, calls = model_of(region_push=push, region_stage=stage).train(), []
+    own, shared = model.backbone.private, model.backbone.shared
+    for number, module in enumerate([*own["visible"], *shared]):
+        module.register_forward_pre_hook(lambda _, x, n=number: calls.append((n, len(x[0]))))
+    for number, module in enumerate(own["infrared"]):
+        module.register_forward_pre_hook(lambda _, x, n=number: calls.append((n, len(x[0]))))
+    terms = model.losses(batch, 0)
+    assert all(torch.isfinite(term) for term in terms.values())
+    regions = [3 if push and number <= stage else 2 for number in range(5)]
+    expected = [(n, 8 * regions[n]) for n in (0, 0, 1, 1)]
+    expected += [(n, 2 * 8 * regions[n]) for n in (2, 3, 4)]
+    assert sorted(calls) == expected
+
+
+@pytest.mark.parametrize("push", [False, True])
+@pytest.mark.parametrize("term", ["region_center", "consistency"])
+def test_terms_teach_from_every_picture_and_every_human_region(term, push, batch):
+    """In evaluation mode, where no gradient takes the way through batch statistics; with a margin
+    that no background is beyond."""
+    model, inputs = model_of(region_push=push, region_margin=50.0).eval(), {}
+
+    def watch(modality):
+        def hook(_, x):
+            inputs[modality] = x[0].detach().requires_grad_()
+            return inputs[modality]
+
+        return hook
+
+    for m in MODALITIES:
+        model.backbone.private[m][0].register_forward_pre_hook(watch(m))
+    model.losses(batch, 0)[term].backward()
+    for m in MODALITIES:
+        moved = inputs[m].grad.flatten(1).norm(dim=1).unflatten(0, (-1, 8))
+        assert len(moved) == (3 if push else 2)
+        assert (moved[:2] > 0).all(), m
+        if push:  # a background serves the region-centre loss alone
+            assert (moved[2] > 0).all() == moved[2].any() == (term == "region_center")
+
+
+@pytest.mark.parametrize("variant", ["mrm-dam", "bam", "cbam", "iwpam"])
+def test_attention_teaches_the_backbone_beside_gem(variant):
+    model = model_of(variant).eval()
+    maps = torch.rand(2, 256, 3, 2, requires_grad=True)
+    parts = (model.gem(maps), model.avg(model.attention(maps)), model.enhance(maps))
+    gem, attention, both = (torch.autograd.grad(x.sum(), maps)[0] for x in parts)
+    assert gem.abs().sum() > 0 and attention.abs().sum() > 0
+    torch.testing.assert_close(both, gem + attention)
 
 
 @pytest.mark.parametrize("variant", ["baseline", "mrm-dam", "bam", "cbam", "iwpam"])
@@ -139,13 +235,13 @@ def test_neck_stands_before_classifier_and_retrieval_only(batch):
 
 def parts_of(model: Model, batch: Batch) -> tuple[dict, dict]:
     """F̄ and the pooled stage maps of each modality and region, each region sent alone."""
-    f_bar, pooled = {}, {}
+    enhanced, pooled = {}, {}
     for m in MODALITIES:
         for region, x in reconstruct(getattr(batch, m), model.config.mask_bound).items():
             maps = model.stages({m: x})
-            f_bar[m, region] = model.enhance(maps[-1])
+            enhanced[m, region] = model.enhance(maps[-1])
             pooled[m, region] = maps[model.config.region_stage].mean((2, 3))
-    return f_bar, pooled
+    return enhanced, pooled
 
 
 @pytest.mark.parametrize("push", [False, True])
@@ -153,7 +249,8 @@ def parts_of(model: Model, batch: Batch) -> tuple[dict, dict]:
 def test_losses_are_those_of_the_equations(stage, push, batch):
     """In evaluation mode a picture's features do not depend on its batch, so each region may pass
     alone: originals and human regions count as pictures, the background only where it pushes."""
-    model = model_of(region_stage=stage, region_push=push, margin=7.0, neck=False).eval()
+    read = {"region_stage": stage, "region_push": push, "region_margin": 5.0, "margin": 7.0}
+    model = model_of(**read, neck=False).eval()
     y = batch.identity
     with torch.no_grad():
         terms = model.losses(batch, 0)
@@ -168,7 +265,7 @@ def test_losses_are_those_of_the_equations(stage, push, batch):
             "region_center": region_center_loss(
                 *({k: pooled[m, k] for k in REGIONS} for m in MODALITIES),
                 y,
-                margin=7.0 if push else None,
+                margin=5.0 if push else None,
             ),
         }
     assert terms.keys() == expected.keys()
@@ -197,15 +294,20 @@ def test_other_readings_of_eq_7(batch):
 
 def test_settings_reach_their_parts(batch):
     read = {"selection": "rows", "top_k": 1, "gram": "matrix", "mask_bound": "scale"}
+    read |= {"negatives": "cross", "margin": 9.0}
     model = model_of(**read, neck=False).eval()
     dam = model.attention
     assert (dam.selection, dam.regions, dam.top_k) == ("rows", 3, 1)
     with torch.no_grad():
-        found = model.losses(batch, 0)["consistency"]
+        found = model.losses(batch, 0)
         f, _ = parts_of(model, batch)
         v, r = (torch.cat([f[m, region] for region in REGIONS[:2]]) for m in MODALITIES)
-    expected = correlation_consistency(v, r, batch.identity.repeat(2), "matrix")
-    torch.testing.assert_close(found, expected)
+    people = batch.identity.repeat(2)
+    expected = correlation_consistency(v, r, people, "matrix")
+    torch.testing.assert_close(found["consistency"], expected)
+    expected = hetero_center_triplet(v, r, people, 9.0, "cross")
+    torch.testing.assert_close(found["hetero_center"], expected)
+    assert expected != hetero_center_triplet(v, r, people, 9.0)
 
 
 def test_printed_sums(batch):
@@ -260,6 +362,16 @@ def test_heads_are_float32_under_autocast(variant, batch):
     assert all(term.dtype == torch.float32 for term in terms.values())
 
 
+@pytest.mark.parametrize("variant", ["mrm-dam", "bam", "cbam", "iwpam"])
+def test_attentions_run_in_float32_under_autocast(variant):
+    model, maps = model_of(variant).eval(), torch.rand(2, 256, 3, 2).bfloat16()
+    with torch.no_grad():
+        expected = model.gem(maps.float()) + model.avg(model.attention(maps.float()))
+        with torch.autocast("cpu", torch.bfloat16):
+            found = model.enhance(maps)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
 def test_what_cannot_be_is_refused(batch):
     with pytest.raises(ValueError, match="regions: the feature map has 3 rows, which 2 regions"):
         model_of(regions=2).losses(batch, 0)
@@ -270,11 +382,22 @@ def test_what_cannot_be_is_refused(batch):
 
 
 def test_recipe_is_the_papers():
-    """§3.2: 3 people × 6 pictures × 2 modalities, SGD with momentum 0.9, steps at 20 and 50."""
+    """§3.2: 3 people × 6 pictures × 2 modalities, SGD with momentum 0.9, warm-up, steps at 20 and
+    50; and what is not printed there."""
     run = configure("mrda", "mrm-dam", "paper")
     assert (run.identities, run.images, run.optimizer, run.momentum) == (3, 6, "sgd", 0.9)
-    assert (run.lr, run.milestones) == (0.1, (20, 50))
-    assert run.model["region_stage"] == Config().region_stage == 1  # Figure 6
+    assert (run.lr, run.warmup, run.milestones, run.gamma) == (0.1, 10, (20, 50), 0.1)
+    assert (run.backbone_lr, run.nesterov, run.weight_decay, run.epochs) == (0.1, True, 5e-4, 80)
+    assert (run.height, run.width, run.flip, run.precision) == (288, 144, 0.5, "bf16")
+    assert (run.erase, run.grayscale, run.trivial_augment) == (0, 0, False)
+    assert run.model == PAPER
+
+
+@pytest.mark.parametrize("profile", ["paper", "demo", "smoke"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_no_run_pads_its_pictures(variant, profile):
+    """A black border would set the minimum of Eq. 1 in training alone."""
+    assert configure("mrda", variant, profile).pad == 0
 
 
 def test_printed_tables_add_up():

@@ -29,28 +29,26 @@ def mean_of(rows: list[list[float]]) -> list[float]:
 def naive(visible, infrared, identity, between, across, margin) -> float:
     identity = identity.tolist()
     v, r = ({k: x.tolist() for k, x in m.items()} for m in (visible, infrared))
-    if between == "identities":
-        people = sorted(set(identity))
-        v, r = (
-            {
-                k: [
-                    mean_of([row for row, i in zip(x, identity, strict=True) if i == person])
-                    for person in people
-                ]
-                for k, x in m.items()
-            }
-            for m in (v, r)
-        )
-        identity = people
     total = 0.0
-    for i, person in enumerate(identity):
+    for i in range(len(identity)):
         for m in (v, r):
-            total += math.dist(m["original"][i], m["human"][i])
+            near = math.dist(m["original"][i], m["human"][i])
+            total += near / len(identity)
             if margin is not None:
-                total += max(0.0, margin - math.dist(m["original"][i], m["background"][i]))
-        own = [j for j, other in enumerate(identity) if other == person]
-        total += sum(math.dist(v[across][i], r[across][j]) for j in own) / len(own)
-    return total / len(identity)
+                far = math.dist(m["original"][i], m["background"][i])
+                total += max(0.0, margin + near - far) / len(identity)
+    rows = {p: [i for i, own in enumerate(identity) if own == p] for p in sorted(set(identity))}
+    if between == "identities":
+        middle = [
+            math.dist(*(mean_of([m[across][i] for i in own]) for m in (v, r)))
+            for own in rows.values()
+        ]
+        return total + sum(middle) / len(middle)
+    for i, person in enumerate(identity):
+        own = rows[person]
+        across_i = sum(math.dist(v[across][i], r[across][j]) for j in own) / len(own)
+        total += across_i / len(identity)
+    return total
 
 
 @pytest.mark.parametrize(("between", "across", "margin"), READINGS)
@@ -60,17 +58,19 @@ def test_equals_a_loop(batch, between, across, margin):
 
 
 def test_by_hand():
-    """One person, two pictures on a line: originals at 0 and 2, human regions at 3 and 5 and
-    infrared at 10 and 10, human regions there too."""
-    visible = {"original": torch.tensor([[0.0], [2.0]]), "human": torch.tensor([[3.0], [5.0]])}
+    """One person, two pictures on a line: originals at 0 and 2, human regions at 3 and 1 and
+    infrared at 10 and 10, human regions there too. The human regions' centre is 2, but their
+    pictures are 3 and 1 away from them."""
+    visible = {"original": torch.tensor([[0.0], [2.0]]), "human": torch.tensor([[3.0], [1.0]])}
     infrared = {k: torch.tensor([[10.0], [10.0]]) for k in visible}
     identity = torch.tensor([4, 4])
-    assert region_center_loss(visible, infrared, identity).item() == pytest.approx(3 + 0 + 9)
+    assert region_center_loss(visible, infrared, identity).item() == pytest.approx(2 + 0 + 9)
     found = region_center_loss(visible, infrared, identity, across="human")
-    assert found.item() == pytest.approx(3 + 0 + 6)
-    visible["background"], infrared["background"] = torch.tensor([[0.5], [2.5]]), torch.zeros(2, 1)
+    assert found.item() == pytest.approx(2 + 0 + 8)
+    visible["background"], infrared["background"] = torch.tensor([[4.0], [9.0]]), torch.zeros(2, 1)
     found = region_center_loss(visible, infrared, identity, margin=2.0)
-    assert found.item() == pytest.approx(3 + 0 + 9 + 1.5)  # infrared is 10 away: pushed enough
+    # hinges 2 + 3 − 4 and 2 + 1 − 7; infrared 2 + 0 − 10
+    assert found.item() == pytest.approx(2 + 0 + 9 + 0.5)
 
 
 def test_pictures_third_term_is_the_printed_one_over_all_orders(batch):

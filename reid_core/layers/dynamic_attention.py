@@ -58,25 +58,24 @@ class DynamicAttention(nn.Module):
                 "cannot share evenly. Choose another number of regions, or another height of the "
                 "pictures."
             )
-        qkv = self.qkv(maps.to(self.qkv.weight.dtype)).flatten(2).mT
+        qkv = self.qkv(maps).flatten(2).mT
         return qkv.unflatten(1, (self.regions, -1)).chunk(3, dim=3)
 
     def important(self, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-        """M_index (Eq. 10–12): of the regions the numbers of the chosen ones, (B, k) or, for
-        "rows", (B, R·k)."""
+        """M_index (Eq. 10–12): of the regions the numbers of the chosen ones, (B, top_k) or,
+        for "rows", (B, R · top_k)."""
         affinity = q.mean(2) @ k.mean(2).mT  # (B, R, R)
         if self.selection == "rows":
             return affinity.topk(self.top_k).indices.flatten(1)
         return affinity.sum(2).topk(self.top_k).indices
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        """Maps f (B, C, H, W) to f̄ (B, C, n·H/R, W) float32, the attention features of the n
-        regions that were chosen. The paper prints f̄ as C × H × W, but its Eq. 14 has a row for
-        each position of a chosen region only."""
-        with torch.autocast(maps.device.type, enabled=False):  # exponentials need float32
-            q, k, v = self.project(maps)
-            index = self.important(q, k)[:, :, None, None]
-            q_index = q.take_along_dim(index, dim=1).flatten(1, 2)  # Eq. 13
-            alpha = (q_index @ k.flatten(1, 2).mT).softmax(2)  # Eq. 14; it prints no 1/√C
-            f_bar = alpha @ v.flatten(1, 2)  # Eq. 15
-            return f_bar.mT.unflatten(2, (-1, maps.shape[3]))
+        """Maps f (B, C, H, W) to f̄ (B, C, n·H/R, W), the attention features of the n regions that
+        were chosen. The paper prints f̄ as C × H × W, but its Eq. 14 has a row for each position of
+        a chosen region only. Exponentials need float32: not to be called under autocast."""
+        q, k, v = self.project(maps)
+        index = self.important(q, k)[:, :, None, None]
+        q_index = q.take_along_dim(index, dim=1).flatten(1, 2)  # Eq. 13
+        alpha = (q_index @ k.flatten(1, 2).mT).softmax(2)  # Eq. 14; it prints no 1/√C
+        f_bar = alpha @ v.flatten(1, 2)  # Eq. 15
+        return f_bar.mT.unflatten(2, (-1, maps.shape[3]))

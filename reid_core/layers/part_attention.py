@@ -9,8 +9,9 @@ class BAM(nn.Module):
     ``F + F ⊗ σ(M_c(F) + M_s(F))``.
 
     M_c is a number for each channel from the average over space, M_s one for each position from
-    two dilated convolutions. The hidden layers of M_s are normalised and rectified, as in the
-    authors' released code; the equations leave it open.
+    two dilated convolutions. The equations are followed: the released code multiplies M_c and M_s
+    instead, normalises M_c's hidden layer and has no last normalisation in either. The hidden
+    layers of M_s are normalised and rectified as there, which the equations leave open.
     """
 
     def __init__(self, channels: int, reduction: int = 16, dilation: int = 4):
@@ -48,7 +49,7 @@ class BAM(nn.Module):
 class IWPAM(nn.Module):
     """Intra-modality weighted-part attention (DDAG: Ye et al., ECCV 2020): the bands of a map look
     at one another, ``x̄_i = Σ_j softmax_j(u(x_i) · v(x_j)) z(x_j)``, and are summed with learned
-    weights w, which start equal.
+    weights ``w = softmax(weight)``, as in DDAG's released code, which start equal.
 
     DDAG adds the sum to a batch-normalised global feature; here the method adds its own.
     """
@@ -57,12 +58,12 @@ class IWPAM(nn.Module):
         super().__init__()
         self.pool = nn.AdaptiveAvgPool2d((parts, 1))
         self.uvz = nn.Linear(channels, 3 * channels)
-        self.weight = nn.Parameter(torch.full((parts,), 1 / parts))
+        self.weight = nn.Parameter(torch.zeros(parts))
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        """(B, C, H, W) to Σ_i w_i x̄_i, a map of one position (B, C, 1, 1) float32."""
-        with torch.autocast(maps.device.type, enabled=False):  # exponentials need float32
-            x = self.pool(maps.to(self.weight.dtype)).squeeze(3).mT  # (B, parts, C)
-            u, v, z = self.uvz(x).chunk(3, dim=2)
-            refined = (u @ v.mT).softmax(2) @ z
-            return (self.weight @ refined)[:, :, None, None]
+        """(B, C, H, W) to Σ_i w_i x̄_i, a map of one position (B, C, 1, 1). Exponentials need
+        float32: not to be called under autocast."""
+        x = self.pool(maps).squeeze(3).mT  # (B, parts, C)
+        u, v, z = self.uvz(x).chunk(3, dim=2)
+        refined = (u @ v.mT).softmax(2) @ z
+        return (self.weight.softmax(0) @ refined)[:, :, None, None]

@@ -31,6 +31,7 @@ def correlation_consistency(
     The equations compare picture i with picture j, and which of a person's infrared pictures
     stands in visible picture i's row is chance. So rows are identities' centres: their Gram matrix
     is the pictures' one averaged over every pair of two identities, and no order of rows is left.
+    What is lost is how one person's pictures differ.
 
     Parameters
     ----------

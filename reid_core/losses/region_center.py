@@ -27,6 +27,9 @@ def region_center_loss(
     ``mean ‖f^v,original − f^v,M⁺‖ + mean ‖f^r,original − f^r,M⁺‖
     + mean ‖f^v,original − f^r,original‖``.
 
+    The first two terms are of a picture and its own human region. The third has visible picture i
+    and infrared picture i, which share the person alone.
+
     Parameters
     ----------
     visible, infrared : {region: (n, D) float32}
@@ -34,31 +37,28 @@ def region_center_loss(
     identity : (n,) int64
         Of the rows of both modalities, in any order and number.
     between : str
-        "identities": f is the centre of an identity's pictures, as the loss is named. "pictures":
-        f is a picture's, as the equation counts; its third term, which pairs visible picture i with
-        an infrared one by chance, is the mean over the infrared pictures of the same identity, what
-        the printed term is on average over all orders.
+        The third term's f: "identities" takes the centre of an identity's pictures, as the loss is
+        named; "pictures" a visible picture's, and the mean over the infrared pictures of the same
+        identity, what the printed term is on average over all orders.
     across : str
         What the third term pulls together: the "original" pictures of Eq. 7, or the "human" regions
         of the prose.
     margin : float, optional
-        Adds the push that the prose describes and no equation has, ``mean [margin − ‖f^original −
-        f^M⁻‖]₊`` for each modality. It needs the region "background".
+        Adds the push that the prose describes and no equation has, for each modality ``mean [margin
+        + ‖f^original − f^M⁺‖ − ‖f^original − f^M⁻‖]₊``: a picture is to be nearer to its human
+        region than to its background. It needs the region "background".
     """
+    v, r = visible[across], infrared[across]
     people = identity
     if between == "identities":
-        people = identity.unique()
-        visible, infrared = (
-            {region: centres(f, identity) for region, f in modality.items()}
-            for modality in (visible, infrared)
-        )
-    distance = pairwise_distance(visible[across], infrared[across])
+        v, r, people = centres(v, identity), centres(r, identity), identity.unique()
     same = people[:, None] == people
-    loss = ((distance * same).sum(1) / same.sum(1)).mean()
+    loss = ((pairwise_distance(v, r) * same).sum(1) / same.sum(1)).mean()
     for modality in (visible, infrared):
         original = modality["original"]
-        loss = loss + (original - modality["human"]).norm(dim=1).mean()
+        near = (original - modality["human"]).norm(dim=1)
+        loss = loss + near.mean()
         if margin is not None:
             far = (original - modality["background"]).norm(dim=1)
-            loss = loss + F.relu(margin - far).mean()
+            loss = loss + F.relu(margin + near - far).mean()
     return loss

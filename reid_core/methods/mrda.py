@@ -29,12 +29,14 @@ from reid_core.layers.part_attention import BAM, IWPAM
 from reid_core.layers.pooling import GAP, GeM
 from reid_core.layers.two_stream import MODALITIES, Backbone, TwoStreamResNet
 from reid_core.losses.consistency import Gram, correlation_consistency
-from reid_core.losses.hetero_center import hetero_center_triplet
+from reid_core.losses.hetero_center import Negatives, hetero_center_triplet
 from reid_core.losses.region_center import region_center_loss
 
-# §3.2. Its rate, "0.1, decayed to 0.10 and 0.01 after 20 and 50 epochs", is RunConfig's 0.1, 0.01
-# and 0.001 with one step too few printed; `milestones: [50]` takes it as it stands.
-RECIPE: dict = {"identities": 3, "images": 6}
+# §3.2: 3 people, of each 6 pictures in both modalities. The rate, "0.1, decayed to 0.10 and 0.01
+# after 20 and 50 epochs", is read as RunConfig's 0.1, 0.01 and 0.001; `milestones: [50]` takes it
+# as it stands. No random crop is printed; its black border would be the minimum of Eq. 1 in most
+# training pictures, whose masks would then differ from those of the original pictures.
+RECIPE: dict = {"identities": 3, "images": 6, "pad": 0}
 REGIONS = ("original", "human", "background")
 
 
@@ -45,6 +47,7 @@ class Config:
     backbone: Backbone = "resnet50"  # §2.3
     weights: Weights = "imagenet"  # or "none", or the name of a state dict in data/weights
     last_stride: Literal[1, 2] = 1  # not printed; 2 leaves 9 rows, which six regions cannot share
+    share_from: Annotated[int, Field(ge=0, le=5)] = 2  # §2.3; Figure 6 may have moved it along
 
     neck: bool = False  # BNNeck before the classifier, not in the paper: for networks from scratch
 
@@ -53,9 +56,14 @@ class Config:
     region_stage: Annotated[int, Field(ge=0, le=4)] = 1  # whose maps Eq. 7 compares: Figure 6
     region_feature: Literal["pooled", "map"] = "pooled"  # f of Eq. 7: a centre, and so without
     # places, or the C × H × W that is printed, though visible and infrared poses differ
-    region_between: Literal["identities", "pictures"] = "identities"  # i of Eq. 7; see its loss
+    region_between: Literal["identities", "pictures"] = "identities"  # third term of Eq. 7, where
+    # visible and infrared picture i share the person alone; see its loss
     region_across: Literal["original", "human"] = "original"  # third term: Eq. 7, or its prose
     region_push: bool = False  # from the background: described below Eq. 7, but not in it
+    region_margin: NotNegative = 3.0  # how much farther than its human region the push wants a
+    # picture's background; not printed. Pooled stage-1 maps of untrained networks (on drawn people,
+    # normalised by batch) are 5 to 8 long, and backgrounds farther by 2 to 4.5 on average: 3 pushes
+    # about half of the pictures from the start, Eq. 20's 0.3 would push hardly any
 
     attention: Literal["dam", "bam", "cbam", "iwpam", "none"] = "dam"  # Table 1; none: GeM alone
     regions: Positive = 6  # R of Eq. 10, not printed: as many as the field's usual stripes
@@ -63,7 +71,8 @@ class Config:
     selection: Selection = "regions"  # Eq. 12 on a matrix; see layers/dynamic_attention.py
 
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1  # ξ of Eq. 18, that of its source
-    margin: NotNegative = 0.3  # ρ of Eq. 20, that of its source; of the push as well
+    margin: NotNegative = 0.3  # ρ of Eq. 20, that of its source
+    negatives: Negatives = "both"  # of Eq. 20: its source's code, or mrda's prose; see its loss
     gram: Gram = "row"  # norm of Eq. 21; see losses/consistency.py
     reduction: Literal["mean", "sum"] = "mean"  # Eq. 7 and 20 print sums over the batch, whose
     # size would then set their share in Eq. 23; Eq. 20's authors compute the mean
@@ -101,21 +110,26 @@ def reconstruct(images: torch.Tensor, bound: Bound = "clamp") -> dict[str, torch
 
 
 def make_attention(config: Config, channels: int) -> nn.Module:
-    """DAM or what takes its place: maps (B, C, H, W) to f̄ (B, C, H', W')."""
+    """DAM or what takes its place: maps (B, C, H, W) to f̄ (B, C, H', W').
+
+    The paper only says that the others replace DAM. Here they give the f̄ of Eq. 16, which adds
+    GeM(f) to all of them alike, also to BAM, whose output is f plus what it attends to, and to
+    CBAM, whose output is f weighted: both then count f once more.
+    """
     if config.attention == "dam":
         return DynamicAttention(channels, config.regions, config.top_k, config.selection)
     return {"bam": BAM, "cbam": CBAM, "iwpam": IWPAM}[config.attention](channels)
 
 
 class Model(nn.Module):
-    """φ_v, φ_r (stages 0 and 1), φ_{v,r} (2 to 4), the attention and a classifier for
-    ``identities`` people."""
+    """φ_v, φ_r (the stages below ``share_from``), φ_{v,r} (the others), the attention and a
+    classifier for ``identities`` people."""
 
     def __init__(self, config: Config, identities: int):
         super().__init__()
         self.config = config
         self.backbone = TwoStreamResNet(
-            config.backbone, config.weights, share_from=2, last_stride=config.last_stride
+            config.backbone, config.weights, config.share_from, config.last_stride
         )
         channels = self.backbone.channels
         self.attention = None if config.attention == "none" else make_attention(config, channels)
@@ -126,21 +140,35 @@ class Model(nn.Module):
             self.neck.bias.requires_grad_(False)  # features stay centred: cosine needs no offset
         self.classifier = nn.Linear(channels, identities)
 
-    def stages(self, images: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    def stages(self, images: dict[str, torch.Tensor], background: int = 0) -> list[torch.Tensor]:
         """``{modality: (B_m, 3, H, W)}`` to the maps after stages 0 to 4, each (ΣB_m, C, h, w) in
-        the dict's order (Eq. 5, 6, 8). The last is what the backbone returns."""
-        x, maps = list(images.values()), []
-        for own in zip(*(self.backbone.private[m] for m in images), strict=True):
-            x = [stage(part) for stage, part in zip(own, x, strict=True)]
-            maps.append(torch.cat(x))
-        for stage in self.backbone.shared:
-            maps.append(stage(maps[-1]))
+        the dict's order (Eq. 5, 6, 8). The last is what the backbone returns.
+
+        The last ``background`` rows of each modality go no farther than ``region_stage``, where
+        their only loss is. Up to there they are in one batch with the others, normalised alike, or
+        their distances would mean nothing: so they do take part in its statistics.
+        """
+        parts, maps = list(images.values()), []
+        for number in range(5):
+            if number < self.config.share_from:
+                own = (self.backbone.private[m][number] for m in images)
+                parts = [stage(part) for stage, part in zip(own, parts, strict=True)]
+                maps.append(torch.cat(parts))
+            else:
+                stage = self.backbone.shared[number - self.config.share_from]
+                maps.append(stage(torch.cat(parts)))
+                parts = maps[-1].split([len(part) for part in parts])
+            if number == self.config.region_stage:
+                parts = [part[: len(part) - background] for part in parts]
         return maps
 
     def enhance(self, maps: torch.Tensor) -> torch.Tensor:
         """f (B, C, H, W) to ``F̄ = GeM(f) ⊕ avg(f̄)`` (Eq. 16), (B, C) float32."""
         f = self.gem(maps)
-        return f if self.attention is None else f + self.avg(self.attention(maps))
+        if self.attention is None:
+            return f
+        with torch.autocast(maps.device.type, enabled=False):  # exponentials need float32
+            return f + self.avg(self.attention(maps.float()))
 
     def embed(self, images: torch.Tensor, modality: str) -> torch.Tensor:
         """(B, 3, H, W) of one modality, originals alone, to retrieval features F̄ (B, C), compared
@@ -158,19 +186,23 @@ class Model(nn.Module):
 
     def losses(self, batch: Batch, epoch: int) -> dict[str, torch.Tensor]:
         """The terms of Eq. 23, all of weight 1. Originals and human regions count alike, as
-        pictures of their identity; the background serves the region-centre loss alone."""
+        pictures of their identity; the background has a part in the region-centre loss alone, but
+        for the batch statistics of the stages that lead there."""
         config, people = self.config, batch.identity
         images = self.images(batch)
         used = tuple(images["visible"])
-        maps = self.stages({m: torch.cat(list(x.values())) for m, x in images.items()})
-        maps = [x.unflatten(0, (len(MODALITIES), len(used), len(people))) for x in maps]
-        f_bar = self.enhance(maps[-1][:, :2].flatten(0, 2))
-        visible, infrared = f_bar.chunk(2)
+        background = len(people) if "background" in used else 0
+        maps = self.stages({m: torch.cat(list(x.values())) for m, x in images.items()}, background)
+        last = maps[4].unflatten(0, (len(MODALITIES), -1, len(people)))
+        enhanced = self.enhance(last[:, :2].flatten(0, 2))
+        visible, infrared = enhanced.chunk(2)
         identity = people.repeat(len(visible) // len(people))
         sums = config.reduction == "sum"
-        with torch.autocast(f_bar.device.type, enabled=False):  # bfloat16 logits keep 2 or 3 digits
-            logits = self.classifier(self.neck(f_bar))
-            triplet = hetero_center_triplet(visible, infrared, identity, config.margin)
+        with torch.autocast(enhanced.device.type, enabled=False):  # bfloat16 keeps 2 or 3 digits
+            logits = self.classifier(self.neck(enhanced))
+            triplet = hetero_center_triplet(
+                visible, infrared, identity, config.margin, config.negatives
+            )
             terms = {
                 "identity": F.cross_entropy(
                     logits, identity.repeat(2), label_smoothing=config.label_smoothing
@@ -186,18 +218,16 @@ class Model(nn.Module):
     def region_center(
         self, maps: torch.Tensor, regions: tuple[str, ...], people: torch.Tensor
     ) -> torch.Tensor:
-        """L_ac (Eq. 7) of one stage's maps (modality, region, B, C, h, w) of ``people`` (B,)."""
+        """L_ac (Eq. 7) of one stage's maps (modality · region · B, C, h, w) of ``people`` (B,)."""
         config = self.config
-        rows = maps.flatten(0, 2)
-        f = self.avg(rows) if config.region_feature == "pooled" else rows.float().flatten(1)
-        visible, infrared = (
-            dict(zip(regions, modality, strict=True)) for modality in f.unflatten(0, maps.shape[:3])
-        )
+        f = self.avg(maps) if config.region_feature == "pooled" else maps.float().flatten(1)
+        f = f.unflatten(0, (len(MODALITIES), len(regions), len(people)))
+        visible, infrared = (dict(zip(regions, modality, strict=True)) for modality in f)
         return region_center_loss(
             visible,
             infrared,
             people,
             between=config.region_between,
             across=config.region_across,
-            margin=config.margin if config.region_push else None,
+            margin=config.region_margin if config.region_push else None,
         )
