@@ -36,16 +36,16 @@ def trained_baseline() -> tuple[RunConfig, torch.nn.Module]:
     one: the way from pictures to lists is the same."""
     run = configure("baselines", "two-stream", "demo")
     checkpoint = ROOT / "results" / "runs" / run.folder_name() / "checkpoint.pt"
-    if not (checkpoint.parent / "metrics.json").exists():
+    finished = checkpoint.parent / "metrics.json"
+    if not finished.exists() or records.read_json(finished)["config"] != run.to_dict():
         run = configure("baselines", "two-stream", "smoke", dataset="paperdolls-tiny", seed=60)
         obtain(run.dataset)
         trained = fit(run)
         return run, trained.model
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)["model"]
-    saved = RunConfig(**records.read_json(checkpoint.parent / "params.json")["config"])
-    model = build(saved, len(state["classifier.weight"]))
+    model = build(run, len(state["head.classifier.weight"]))
     model.load_state_dict(state)
-    return saved, model
+    return run, model
 
 
 def test_real_infrared_queries_find_real_visible_pictures(real_sysu: Path, tmp_path: Path) -> None:
