@@ -240,7 +240,8 @@ def ablation_bars(
                     x, y = bar.get_x() + width / 2, bar.get_height() + shift + 0.8
                     axis.text(x, y, f"{bar.get_height():.1f}", ha="center", fontsize=8)
         axis.set_xticks(places, labels, fontsize=8)
-        axis.set(ylabel="rank-1 (%)", ylim=(0, 108), xlim=(-0.7, len(labels) - 0.3), title=name)
+        axis.set(ylabel="rank-1 (%)", xlim=(-0.7, len(labels) - 0.3), title=name)
+        axis.set(ylim=(0, 128), yticks=range(0, 101, 20))  # the legend stands above the bars
         axis.legend(fontsize=8, loc="upper left")
     return figure
 
