@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from reid_core.data.batches import Batch
 from reid_core.data.paperdolls import draw_sysu
 from reid_core.paths import ROOT
 
@@ -24,6 +25,15 @@ def own_folders(tmp_path_factory):
 def one_thread():
     """Tiny networks gain nothing from a second thread, and beside other work they wait for it."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def batch() -> Batch:
+    """Four identities, each a pattern that its two pictures of both modalities share with noise."""
+    torch.manual_seed(1)
+    pattern = torch.randn(4, 1, 48, 24).repeat_interleave(2, 0)
+    visible, infrared = (pattern + 0.3 * torch.randn(8, 3, 48, 24) for _ in range(2))
+    return Batch(visible, infrared, torch.arange(4).repeat_interleave(2))
 
 
 @pytest.fixture(scope="session")

@@ -17,15 +17,6 @@ from reid_core.train import make_optimizer
 IDENTITIES = 4
 
 
-@pytest.fixture(scope="module")
-def batch() -> Batch:
-    """Four identities, each a pattern that its two pictures of both modalities share with noise."""
-    torch.manual_seed(1)
-    pattern = torch.randn(IDENTITIES, 1, 48, 24).repeat_interleave(2, 0)
-    visible, infrared = (pattern + 0.3 * torch.randn(8, 3, 48, 24) for _ in MODALITIES)
-    return Batch(visible, infrared, torch.arange(IDENTITIES).repeat_interleave(2))
-
-
 GLOBAL = [variant for variant in VARIANTS if variant != "pcb"]
 
 

@@ -14,15 +14,6 @@ from reid_core.train import make_optimizer
 IDENTITIES = 4
 
 
-@pytest.fixture(scope="module")
-def batch() -> Batch:
-    """Four identities, each a pattern that its two pictures of both modalities share with noise."""
-    torch.manual_seed(1)
-    pattern = torch.randn(IDENTITIES, 1, 48, 24).repeat_interleave(2, 0)
-    visible, infrared = (pattern + 0.3 * torch.randn(8, 3, 48, 24) for _ in MODALITIES)
-    return Batch(visible, infrared, torch.arange(IDENTITIES).repeat_interleave(2))
-
-
 def model_of(variant: str, profile: str = "smoke", **overrides) -> Model:
     torch.manual_seed(0)
     return build(configure("multi_granularity", variant, profile, overrides), IDENTITIES)

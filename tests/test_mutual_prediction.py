@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from reid_core.data.batches import Batch
 from reid_core.layers.two_stream import MODALITIES
 from reid_core.losses.mutual_prediction import identity_loss, mutual_prediction_loss
 from reid_core.losses.triplet import batch_hard_triplet
@@ -132,15 +131,6 @@ def test_alpha_and_beta_of_each_dataset():
 
 
 # ------------------------------------------------------------------------------------ the model
-
-
-@pytest.fixture(scope="module")
-def batch() -> Batch:
-    """Four identities, each a pattern that its two pictures of both modalities share with noise."""
-    torch.manual_seed(1)
-    pattern = torch.randn(IDENTITIES, 1, 48, 24).repeat_interleave(2, 0)
-    visible, infrared = (pattern + 0.3 * torch.randn(8, 3, 48, 24) for _ in MODALITIES)
-    return Batch(visible, infrared, torch.arange(IDENTITIES).repeat_interleave(2))
 
 
 def model_of(variant: str, profile: str = "smoke", **overrides) -> Model:
