@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
+from reid_core.layers.stripes import require_even
+
 
 def in_blocks(
     modules: Sequence[nn.Module], maps: torch.Tensor, blocks: int, name: str = "blocks"
@@ -25,13 +27,7 @@ def in_blocks(
     ValueError
         The map's height is no multiple of the number of blocks.
     """
-    height = maps.shape[2]
-    if height % blocks:
-        possible = ", ".join(str(n) for n in range(1, height + 1) if height % n == 0)
-        raise ValueError(
-            f"{name}: the feature map has {height} rows, which {blocks} blocks cannot share evenly."
-            f" Expected one of {possible}; or choose another place or height of the pictures."
-        )
+    require_even(maps, blocks, name, "blocks")
     cut = maps.unflatten(2, (blocks, -1)).movedim(2, 0)  # (blocks, B, C, H / blocks, W)
     chunks = zip(modules, cut.chunk(len(modules)), strict=True)
     joined = torch.cat([module(chunk.flatten(0, 1)) for module, chunk in chunks])

@@ -5,6 +5,8 @@ from typing import Literal
 import torch
 from torch import nn
 
+from reid_core.layers.stripes import require_even
+
 Selection = Literal["regions", "rows"]
 
 
@@ -52,12 +54,7 @@ class DynamicAttention(nn.Module):
         ValueError
             H is no multiple of R.
         """
-        if maps.shape[2] % self.regions:
-            raise ValueError(
-                f"regions: the feature map has {maps.shape[2]} rows, which {self.regions} regions "
-                "cannot share evenly. Choose another number of regions, or another height of the "
-                "pictures."
-            )
+        require_even(maps, self.regions, "regions", "regions")
         qkv = self.qkv(maps).flatten(2).mT
         return qkv.unflatten(1, (self.regions, -1)).chunk(3, dim=3)
 

@@ -26,6 +26,7 @@ from torch import nn
 from reid_core.config import NotNegative, Positive, Weights
 from reid_core.data.batches import Batch
 from reid_core.layers.pooling import GAP, GeM
+from reid_core.layers.stripes import require_even
 from reid_core.layers.two_stream import MODALITIES, Backbone, NonLocalWidth, TwoStreamResNet
 from reid_core.losses.hetero_center import hetero_center_triplet
 from reid_core.losses.triplet import batch_hard_triplet, weighted_regularised_triplet
@@ -161,13 +162,8 @@ class PartHead(nn.Module):
         ValueError
             The map's height is no multiple of the number of parts.
         """
-        height, parts = maps.shape[2], len(self.reduce)
-        if height % parts:
-            raise ValueError(
-                f"parts: the feature map has {height} rows, which {parts} parts cannot share "
-                "evenly. Choose another number of parts, or another height of the pictures."
-            )
-        pooled = [self.pool(part) for part in maps.chunk(parts, dim=2)]
+        require_even(maps, len(self.reduce), "parts", "parts")
+        pooled = [self.pool(part) for part in maps.chunk(len(self.reduce), dim=2)]
         with torch.autocast(maps.device.type, enabled=False):
             return [reduce(f) for reduce, f in zip(self.reduce, pooled, strict=True)]
 

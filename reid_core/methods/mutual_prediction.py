@@ -22,6 +22,7 @@ from torch import nn
 from reid_core.config import NotNegative, Positive, Weights
 from reid_core.data.batches import Batch
 from reid_core.layers.pooling import GAP
+from reid_core.layers.stripes import require_even
 from reid_core.layers.two_stream import MODALITIES, Backbone, TwoStreamResNet
 from reid_core.losses.mutual_prediction import identity_loss, mutual_prediction_loss
 from reid_core.losses.triplet import batch_hard_triplet
@@ -94,13 +95,8 @@ class FineGrained(nn.Module):
         ValueError
             The map's height is no multiple of the number of stripes.
         """
-        height, stripes = maps.shape[2], len(self.conv)
-        if height % stripes:
-            raise ValueError(
-                f"stripes: the feature map has {height} rows, which {stripes} stripes cannot share "
-                "evenly. Choose another number of stripes, or another height of the pictures."
-            )
-        cut = maps.split(height // stripes, dim=2)
+        require_even(maps, len(self.conv), "stripes", "stripes")
+        cut = maps.chunk(len(self.conv), dim=2)
         parts = [self.pool(conv(part).relu()) for conv, part in zip(self.conv, cut, strict=True)]
         return torch.cat(parts, dim=1)
 
