@@ -2,12 +2,14 @@
 parser and one that runs it and returns the exit code."""
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from reid_core.config import ConfigError, profile_datasets
 from reid_core.data import DATASETS, DatasetError
 from reid_core.data.check import check
 from reid_core.data.datasets import DRAWN, NAMES, layout, locate, read
@@ -25,11 +27,12 @@ def main(arguments: list[str] | None = None) -> int:
     _add_check(data_commands)
     _add_draw(data_commands)
     _add_pack(data_commands)
+    _add_reproduce(commands)
     _add_report(commands)
     options = parser.parse_args(arguments)
     try:
         return options.run(options)
-    except (DatasetError, OSError) as error:
+    except (ConfigError, DatasetError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
@@ -122,6 +125,58 @@ def _pack(options: argparse.Namespace) -> int:
     done = "already packed" if known else f"{_rate(len(index), seconds)} packed"
     print(f"{shown(file)}: {file.stat().st_size / 1e6:.1f} MB, {done}")
     return 0
+
+
+def _add_reproduce(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "reproduce", help="train what the papers' tables and figures need, and draw them"
+    )
+    parser.add_argument(
+        "artefacts", nargs="*", metavar="ARTEFACT", help="mrda-T1, or mrda for all of a paper [all]"
+    )
+    parser.add_argument("--list", action="store_true", help="what there is, and what is finished")
+    parser.add_argument("--profile", default="demo", help="smoke, demo or paper [demo]")
+    parser.add_argument("--dataset", action="append", help="instead of PaperDolls; may repeat")
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="of the one dataset")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="K", help="[0]")
+    parser.add_argument("--trials", type=int, nargs="+", default=[1], help="of RegDB's ten [1]")
+    parser.add_argument("--jobs", type=_positive, metavar="N", help="runs at a time [one a core]")
+    parser.add_argument("--only", nargs="+", metavar="RUN", help="profile/dataset/…/seed<k>")
+    parser.set_defaults(run=_reproduce)
+
+
+def _reproduce(options: argparse.Namespace) -> int:
+    from reid_core import reproduce  # imports torch
+    from reid_core.artefacts import Place
+
+    data = str(options.data.resolve()) if options.data else ""
+    if options.only:
+        jobs, wanted = [reproduce.job_of(name, data) for name in options.only], []
+    else:
+        wanted = reproduce.chosen(options.artefacts)
+        datasets = _datasets(options.profile, options.dataset)
+        place = Place(options.profile, **datasets, seed=options.seeds[0], data=data)
+        of = {"seeds": options.seeds, "trials": options.trials}
+        if options.list:
+            print(reproduce.overview(wanted, place, **of))
+            return 0
+        jobs = reproduce.plan(wanted, place, **of)
+    failed = reproduce.run_all(jobs, options.jobs or os.cpu_count() or 1)
+    again = f"python -m reid_core reproduce --only {{}}{f' --data {data}' if data else ''}"
+    for name, why in failed.items():
+        print(f"failed: {name}: {why}\n  again: {again.format(name)}", file=sys.stderr)
+    undrawn = reproduce.draw_all(wanted, place) if wanted else {}
+    for name, why in undrawn.items():
+        print(f"not drawn: {name}: {why}", file=sys.stderr)
+    return 1 if failed or undrawn else 0
+
+
+def _datasets(profile: str, named: list[str] | None) -> dict[str, str]:
+    """The dataset of each layout: the profile's, or of those that are named."""
+    if not named:
+        return profile_datasets(profile)
+    found = {layout(name): name for name in named}
+    return {kind: found.get(kind, "") for kind in ("sysu", "regdb")}
 
 
 def _add_report(commands: argparse._SubParsersAction) -> None:

@@ -20,7 +20,10 @@ ORDER = [
     ("progress", "train"),
     ("retrieval",),
     ("figures", "comparisons"),
-    ("artefacts", "report"),
+    ("notebooks",),
+    ("tables", "report"),
+    ("artefacts",),
+    ("reproduce",),
     ("__main__",),
 ]
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))

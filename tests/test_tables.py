@@ -5,11 +5,11 @@ import json
 import pandas as pd
 import pytest
 
-from reid_core import artefacts
-from reid_core.artefacts import COLUMNS, beside, measured, published, sweep
+from reid_core import tables
 from reid_core.config import RunConfig
 from reid_core.methods import METHODS
 from reid_core.paths import PUBLISHED
+from reid_core.tables import COLUMNS, beside, measured, published, sweep
 
 PAPERS = sorted(path.stem for path in PUBLISHED.glob("*.csv"))
 
@@ -76,7 +76,7 @@ def test_columns_of_multi_granularity_add_up(mode, metric, total):
 
 
 def test_unknown_or_misshapen_paper_is_refused(monkeypatch, tmp_path):
-    monkeypatch.setattr(artefacts, "PUBLISHED", tmp_path)
+    monkeypatch.setattr(tables, "PUBLISHED", tmp_path)
     (tmp_path / "one.csv").write_text("table,value\nT1,3\n")
     with pytest.raises(ValueError, match=r"two\.csv: no such file; published numbers exist of one"):
         published("two")
@@ -99,7 +99,7 @@ def runs(monkeypatch) -> pd.DataFrame:
         row |= {"variant": variant, "seed": seed, "settings": settings, "source": "run"}
         row |= {"protocol": "sysu", "mode": "all"}
         rows += [row | {"gallery": "agw", "shots": 1}, row | {"gallery": "official", "shots": 10}]
-    monkeypatch.setattr(artefacts.records, "table", lambda profile: pd.DataFrame(rows))
+    monkeypatch.setattr(tables.records, "table", lambda profile: pd.DataFrame(rows))
     return measured("demo")
 
 
