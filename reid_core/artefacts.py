@@ -4,15 +4,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+from IPython.display import Image, display
 from matplotlib.figure import Figure
 
 from reid_core import figures, records
 from reid_core.methods import configure, multi_granularity, mutual_prediction
 from reid_core.notebooks import execute
 from reid_core.paths import NOTEBOOKS, results_folder, write_atomically
-from reid_core.tables import beside, measured, published, sweep
+from reid_core.tables import MISSING, beside, measured, published, steps, sweep
 
 
 @dataclass(frozen=True)
@@ -54,18 +56,31 @@ class Artefact:
     def folder(self, place: Place) -> Path:
         return results_folder() / "runs" / place.profile / "figures" / self.paper
 
-    def save(self, place: Place) -> list[Path]:
+    def save(self, place: Place) -> dict[str, Path]:
         """Writes what it draws, tables as CSV, figures as PNG and SVG, and returns the paths."""
-        paths = []
-        for name, thing in self.draw(place).items():
-            path = thing
-            if isinstance(thing, Figure):
-                path = figures.save(thing, self.folder(place), name)
-            elif isinstance(thing, pd.DataFrame):
-                path = self.folder(place) / f"{name}.csv"
-                write_atomically(path, thing.to_csv(lineterminator="\n"))
-            paths.append(path)
-        return paths
+        return {name: self._written(place, name, d) for name, d in self.draw(place).items()}
+
+    def show(self, place: Place) -> None:
+        """Draws, writes and displays it in a notebook."""
+        drawn = self.draw(place)
+        if not drawn:
+            print(f"{self.name}: {MISSING} (python -m reid_core reproduce {self.name} makes it)")
+        for name, thing in drawn.items():
+            path = self._written(place, name, thing)
+            if isinstance(thing, pd.DataFrame):
+                print(name)
+                display(thing)
+            else:
+                display(Image(path, width=900))
+
+    def _written(self, place: Place, name: str, thing: pd.DataFrame | Figure | Path) -> Path:
+        if isinstance(thing, Figure):
+            return figures.save(thing, self.folder(place), name)
+        if isinstance(thing, pd.DataFrame):
+            path = self.folder(place) / f"{name}.csv"
+            write_atomically(path, thing.to_csv(lineterminator="\n"))
+            return path
+        return thing
 
 
 def _compared(place: Place, artefact: Artefact, trial: int | None = None) -> Drawn:
@@ -80,20 +95,27 @@ def _compared(place: Place, artefact: Artefact, trial: int | None = None) -> Dra
 
 
 def _ablated(
-    place: Place, artefact: Artefact, labels: Sequence[str], trial: int | None = None
+    place: Place,
+    artefact: Artefact,
+    labels: Sequence[str],
+    trial: int | None = None,
+    above: bool = False,
 ) -> Drawn:
-    """The table, and rank-1 of its rows as bars, printed and measured side by side."""
-    rows = published(artefact.paper).query("table == @artefact.number and metric == 'rank1'")
+    """The table, its steps (see `steps`), and rank-1 of its rows as bars beside the printed one."""
+    drawn = _compared(place, artefact, trial)
+    rows = published(artefact.paper).query("table == @artefact.number")
     runs = measured(place.profile, place.gallery, trial)
     panels = {}
     for (kind, mode), group in rows.groupby(["dataset", "mode"], sort=False):
-        printed, name = group.set_index("variant")["value"], place.dataset(kind)
-        found = runs.query("dataset == @name and mode == @mode").set_index("variant")
-        found = found.reindex(printed.index)[["rank1", "rank1_std"]].astype(float).mul(100)
-        panels[f"{name}, {mode}"] = printed, found["rank1"], found["rank1_std"]
-    title = f"{artefact.paper}, {artefact.title}, profile {place.profile}"
-    chart = figures.ablation_bars(panels, labels, title)
-    return _compared(place, artefact, trial) | {artefact.number: chart}
+        if name := place.dataset(kind):
+            ours = runs[(runs["dataset"] == name) & (runs["mode"] == mode)]
+            drawn[f"{artefact.number}_steps_{name}"] = steps(group, ours, above=above)
+            printed = group[group["metric"] == "rank1"].set_index("variant")["value"]
+            found = ours.set_index("variant").reindex(printed.index)[["rank1", "rank1_std"]]
+            found = found.astype(float).mul(100)
+            panels[f"{name}, {mode}"] = printed, found["rank1"], found["rank1_std"]
+    title = f"{artefact.paper}, {artefact.number}: {artefact.title}, profile {place.profile}"
+    return drawn | {artefact.number: figures.ablation_bars(panels, labels, title)}
 
 
 def _swept(
@@ -103,7 +125,8 @@ def _swept(
     modes: Mapping[str, Sequence[str]],
     trial: int | None = None,
 ) -> Drawn:
-    """A curve for each of ``fields`` ({setting: (its label, variants)}), a panel a dataset."""
+    """Of each of ``fields`` ({setting: (its label, variants)}) a curve, a panel a dataset, and the
+    points as a table."""
     runs = measured(place.profile, place.gallery, trial)
     drawn: Drawn = {}
     for field, (label, variants) in fields.items():
@@ -112,20 +135,29 @@ def _swept(
             if name := place.dataset(kind):
                 chosen = runs[(runs["dataset"] == name) & runs["mode"].isin(searches)]
                 panels[name] = sweep(chosen, variants, field)
-        title = f"{artefact.paper}, {artefact.title}: {label}, profile {place.profile}"
-        drawn[f"{artefact.number}_{field}"] = figures.sweep_curves(panels, field, label, title)
+        title = f"{artefact.paper}, {artefact.number}: {artefact.title}, profile {place.profile}"
+        chart = figures.sweep_curves(panels, field, label, title)
+        drawn[f"{artefact.number}_{field}"] = chart
+        points = pd.concat(panels.values()).set_index(["dataset", "mode", field])
+        columns = ["rank1", "rank1_std", "mAP", "mAP_std", "mINP", "runs"]
+        drawn[f"{artefact.number}_{field}_points"] = points[columns].astype(float).round(3)
     return drawn
 
 
 def _looked_at(place: Place, artefact: Artefact, files: Sequence[str]) -> Drawn:
-    """What notebook 30 draws of the first of the artefact's runs beside the second."""
+    """What notebook 30 draws of the first of the artefact's runs beside the second, where both are
+    finished on this machine: records hold no weights."""
     (method, kind), (baseline, _) = artefact.runs
-    run = configure(*method.split("/"), place.profile, dataset=place.dataset(kind), seed=place.seed)
-    folder = records.figures_folder(run)
-    parameters = {"profile": place.profile, "dataset": run.dataset, "data": place.data}
-    parameters |= {"method": method, "baseline": baseline, "seed": place.seed}
+    at = {"dataset": place.dataset(kind), "seed": place.seed}
+    runs = [configure(*name.split("/"), place.profile, **at) for name in (method, baseline)]
+    if not all(records.finished(run) for run in runs):
+        return {}
+    folder = records.figures_folder(runs[0])
+    parameters = {"profile": place.profile, "data": place.data} | at
     if not all((folder / f"{name}.png").is_file() for name in files):
-        execute(NOTEBOOKS / "30_figures.ipynb", folder / "30_figures.ipynb", parameters)
+        executed = folder / "30_figures.ipynb"
+        names = {"method": method, "baseline": baseline}
+        execute(NOTEBOOKS / "30_figures.ipynb", executed, parameters | names)
     return {f"{artefact.number}_{name}": folder / f"{name}.png" for name in files}
 
 
@@ -135,13 +167,9 @@ def _of_table(paper: str, number: str) -> tuple[tuple[str, str], ...]:
     return tuple(dict.fromkeys(zip(rows["variant"], rows["dataset"], strict=True)))
 
 
-def _table(
-    paper: str, number: str, title: str, bars: Sequence[str] = (), trial: int | None = None
-) -> Artefact:
-    """``bars`` names the rows of an ablation, which is drawn too."""
-    drawing = (
-        partial(_ablated, labels=bars, trial=trial) if bars else partial(_compared, trial=trial)
-    )
+def _table(paper: str, number: str, title: str, **of: Any) -> Artefact:
+    """An ablation, whose rows ``labels`` names, is drawn too (see `_ablated`)."""
+    drawing = partial(_ablated if "labels" in of else _compared, **of)
     return Artefact(paper, number, title, _of_table(paper, number), drawing)
 
 
@@ -174,7 +202,7 @@ def _mutual_prediction() -> list[Artefact]:
     return [
         _table(paper, "T2", "RegDB beside other methods"),
         _table(paper, "T3", "SYSU-MM01 beside other methods"),
-        _table(paper, "T4", "what each part brings", labels, trial=1),
+        _table(paper, "T4", "what each part brings", labels=labels, trial=1, above=True),
         Artefact(
             paper,
             "F3",
@@ -196,7 +224,7 @@ def _multi_granularity() -> list[Artefact]:
     labels = ("baseline", "+ MGSA", "+ MSAM", "+ MGSA\n+ MSAM")
     drawing = partial(_swept, fields=fields, modes={"sysu": ("all",)})
     return [
-        _table(paper, "T1", "what each attention brings", labels),
+        _table(paper, "T1", "what each attention brings", labels=labels),
         Artefact(paper, "F3", "number of blocks", tuple(points), drawing),
     ]
 
@@ -206,9 +234,10 @@ def _mrda() -> list[Artefact]:
     stages = [full, *(f"mrda/stage-{stage}" for stage in (0, 2, 3, 4))]
     fields = {"region_stage": ("stage of the region-centre loss", stages)}
     pair = ((full, "sysu"), ("mrda/baseline", "sysu"))
+    parts = ("baseline", "+ MRM", "+ DAM", "+ both")
     return [
-        _table(paper, "T1", "four attentions", ("DAM", "BAM", "CBAM", "IWPAM")),
-        _table(paper, "T2", "what each part brings", ("baseline", "+ MRM", "+ DAM", "+ both")),
+        _table(paper, "T1", "four attentions", labels=("DAM", "BAM", "CBAM", "IWPAM")),
+        _table(paper, "T2", "what each part brings", labels=parts),
         _table(paper, "T3", "SYSU-MM01, all-search, beside other methods"),
         _table(paper, "T4", "SYSU-MM01, indoor-search, beside other methods"),
         _table(paper, "T5", "RegDB beside other methods"),

@@ -51,6 +51,7 @@ def execute(notebook: Path, executed: Path, parameters: Mapping[str, Any]) -> No
         papermill.execute_notebook(
             str(notebook), str(executed), dict(parameters), cwd=str(ROOT),
             kernel_name="python3", progress_bar=False,
+            extra_arguments=["--log-level=ERROR"],  # else every kernel warns of TCP on stderr
         )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         what = " ".join(f"{error.ename}: {error.evalue}".split())

@@ -233,7 +233,7 @@ def draw_all(wanted: list[Artefact], place: Place) -> dict[str, str]:
     failed = {}
     for artefact in wanted:
         try:
-            paths = artefact.save(place)
+            paths = artefact.save(place).values()
             print(f"{artefact.name}: {', '.join(shown(path) for path in paths)}", flush=True)
         except Exception as error:  # of one artefact: the others are drawn
             failed[artefact.name] = f"{type(error).__name__}: {error}"

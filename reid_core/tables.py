@@ -5,7 +5,6 @@ import json
 import pandas as pd
 
 from reid_core import records
-from reid_core.data.datasets import layout
 from reid_core.paths import PUBLISHED, shown
 
 MISSING = "—"
@@ -37,15 +36,12 @@ def published(paper: str) -> pd.DataFrame:
 
 def measured(profile: str, gallery: str = "agw", trial: int | None = None) -> pd.DataFrame:
     """Means over seeds of this machine's runs and the committed records of ``profile``, single-shot
-    (see `records.averaged`), with ``variant`` as "method/variant" and ``layout``. SYSU-MM01's
-    results are those of ``gallery``; RegDB's are over all its trials that ran, or of ``trial``."""
+    (see `records.averaged`), with ``variant`` as "method/variant". SYSU-MM01's results are those of
+    ``gallery``; RegDB's are over all its trials that ran, or of ``trial``."""
     runs = records.table(profile)
     table = records.averaged(runs if trial is None else runs[runs["trial"] == trial])
     chosen = table[(table["shots"] == 1) & table["gallery"].isin([gallery, "full"])]
-    return chosen.assign(
-        variant=chosen["method"] + "/" + chosen["variant"],
-        layout=chosen["dataset"].map(layout),
-    )
+    return chosen.assign(variant=chosen["method"] + "/" + chosen["variant"])
 
 
 def beside(rows: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
@@ -100,3 +96,20 @@ def sweep(runs: pd.DataFrame, variants: list[str], field: str) -> pd.DataFrame:
     values = [json.loads(text)["model"][field] for text in chosen["settings"]]
     points = chosen.assign(**{field: values}).sort_values([field, "runs"])
     return points.drop_duplicates(["dataset", "mode", field], keep="last")
+
+
+def steps(rows: pd.DataFrame, runs: pd.DataFrame, *, above: bool = False) -> pd.DataFrame:
+    """What each row of an ablation adds to the first one (with ``above``, to the row above it), in
+    points, printed and measured; "±" is the row's standard deviation over seeds, below which a step
+    is none. Arguments as of `beside`; NaN where a number is missing."""
+    columns = {}
+    for (mode, metric), group in rows.groupby(["mode", "metric"], sort=False):
+        if metric in ("rank1", "mAP", "mINP"):
+            found = runs[runs["mode"] == mode].set_index("variant").reindex(group["variant"])
+            found = found[[metric, f"{metric}_std"]].astype(float).mul(100).round(2)
+            values = {"paper": group["value"], "measured": found[metric]}
+            for name, column in values.items():
+                of = column.set_axis(group["method"])
+                columns[mode, metric, name] = of.diff() if above else of - of.iloc[0]
+            columns[mode, metric, "±"] = found[f"{metric}_std"].set_axis(group["method"])
+    return pd.DataFrame(columns).iloc[1:].round(1).rename_axis(None)

@@ -9,7 +9,7 @@ from reid_core import tables
 from reid_core.config import RunConfig
 from reid_core.methods import METHODS
 from reid_core.paths import PUBLISHED
-from reid_core.tables import COLUMNS, beside, measured, published, sweep
+from reid_core.tables import COLUMNS, beside, measured, published, steps, sweep
 
 PAPERS = sorted(path.stem for path in PUBLISHED.glob("*.csv"))
 
@@ -104,10 +104,7 @@ def runs(monkeypatch) -> pd.DataFrame:
 
 
 def test_measured_takes_single_shot_of_one_gallery(runs):
-    assert runs[["variant", "runs", "layout"]].values.tolist() == [
-        ["m/a", 2, "sysu"],
-        ["m/b", 1, "sysu"],
-    ]
+    assert runs[["variant", "runs"]].values.tolist() == [["m/a", 2], ["m/b", 1]]
     assert measured("demo", "official").empty
     assert measured("demo", trial=2).empty
 
@@ -137,3 +134,22 @@ def test_sweep_is_ordered_by_its_setting(runs):
     points = sweep(pd.concat([runs, again]), ["m/a", "m/b", "m/c", "m/none"], "alpha")
     assert points["alpha"].tolist() == [1, 2], "a value twice is one point, of the more runs"
     assert points["rank1"].tolist() == pytest.approx([0.3, 0.45])
+
+
+def test_steps_are_over_the_first_row_or_the_one_above(runs):
+    head = {"table": "T1", "reference": "", "dataset": "sysu", "mode": "all"}
+    variants = {"A": "m/a", "B": "m/b", "D": "m/d"}
+    rows = pd.DataFrame(
+        [
+            {**head, "method": name, "variant": variant, "metric": metric, "value": value}
+            for metric in ("rank1", "rank10")
+            for (name, variant), value in zip(variants.items(), (60.0, 62.5, 61.0), strict=True)
+        ]
+    )
+    over = steps(rows, runs)
+    assert list(over.index) == ["B", "D"]
+    assert over.columns.tolist() == [("all", "rank1", c) for c in ("paper", "measured", "±")]
+    assert over["all", "rank1", "paper"].tolist() == [2.5, 1.0]
+    assert over["all", "rank1", "measured"].tolist()[0] == pytest.approx(30 - 45)
+    assert over["all", "rank1", "measured"].isna().tolist() == [False, True]
+    assert steps(rows, runs, above=True)["all", "rank1", "paper"].tolist() == [2.5, -1.5]
