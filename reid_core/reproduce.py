@@ -111,7 +111,7 @@ def run_all(jobs: list[Job], workers: int) -> dict[str, str]:
     if not missing:
         return failed
     # kernels inherit it; one thread a run wastes less than many threads on one after another
-    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
     clock = _Clock(missing, workers)
     with ThreadPoolExecutor(workers) as pool:
         futures = {pool.submit(_timed, job): job for job in missing}
