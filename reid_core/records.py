@@ -26,9 +26,7 @@ _EVALUATION = ("profile", "dataset", "method", "variant", "protocol", "mode", "g
 
 
 # of settings newer than some runs: each one's default is what was done before it existed
-_DEFAULTS = {
-    f.name: f.default for f in fields(RunConfig) if isinstance(f.default, bool | str | int)
-}
+_DEFAULTS = {f.name: f.default for f in fields(RunConfig) if isinstance(f.default, int | str)}
 
 
 class RunError(RuntimeError):

@@ -72,9 +72,9 @@ class Lessons:
 
 
 def lessons(index: pd.DataFrame, root: Path, crop: int, seed: int) -> Lessons:
-    """Pictures of the training split's first visible camera (which one does not matter, says the
-    paper), of them no more than memory should hold, and none smaller than ``crop``. Every tenth
-    person is held out.
+    """Pictures of the training split's visible camera that has most of them (which one does not
+    matter, says the paper), no more than memory should hold, and none smaller than ``crop``. Every
+    tenth person is held out.
 
     Raises
     ------
@@ -82,7 +82,7 @@ def lessons(index: pd.DataFrame, root: Path, crop: int, seed: int) -> Lessons:
         No picture, or no two people's, are large enough.
     """
     visible = index[(index["split"] == "train") & (index["modality"] == "visible")]
-    camera = int(visible["camera"].min())
+    camera = int(visible["camera"].mode().min())
     own = visible[visible["camera"] == camera]
     own = own.sample(min(len(own), MOST_PICTURES), random_state=seed).sort_index()
     people = np.random.default_rng(seed).permutation(own["identity"].unique())
@@ -94,9 +94,9 @@ def lessons(index: pd.DataFrame, root: Path, crop: int, seed: int) -> Lessons:
             chosen[identity in held].append(to_ycbcr(pixels.float() / 255)[0, 0])
     if not all(chosen.values()):
         raise DatasetError(
-            f"{shown(root)}: found {len(chosen[False])} pictures to learn super-resolution from and "
-            f"{len(chosen[True])} of held-out people under camera {camera} that are {crop} pixels "
-            "or more on both sides, expected some of both; lower `crop`."
+            f"{shown(root)}: found {len(chosen[False])} pictures to learn super-resolution from "
+            f"and {len(chosen[True])} of held-out people under camera {camera} of at least {crop} "
+            "pixels on both sides, expected some of both; lower `crop`."
         )
     return Lessons(camera, chosen[False], chosen[True])
 

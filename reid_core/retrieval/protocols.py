@@ -259,12 +259,15 @@ def _plain_scores(test: _Test) -> list[list[np.ndarray]]:
 def _reranked_scores(test: _Test) -> list[list[np.ndarray]]:
     """`_plain_scores` after re-ranking, for which a trial's queries are needed all at once."""
     scores = []
+    queries = test.features[test.queries.index]
+    among = queries @ queries.T
     for rows in test.galleries:
         gallery = test.images.loc[rows]
         ignore = _ignored(test.protocol, test.queries, gallery)
         distance = reranked(
-            test.features[test.queries.index],
+            queries,
             test.features[rows],
+            among=among,
             ignore=ignore if test.protocol == "sysu" else None,  # which looks at no identity
         )
         blocks = query_blocks(*distance.shape)

@@ -15,6 +15,7 @@ def rerank(
     gallery: np.ndarray,
     *,
     ignore: np.ndarray | None = None,
+    among: np.ndarray | None = None,
     k1: int = K1,
     k2: int = K2,
     weight: float = WEIGHT,
@@ -40,8 +41,8 @@ def rerank(
     There is no lower limit on the gallery: where fewer than k1 others exist all of them are
     neighbours, every V is nearly the same, and d alone decides.
 
-    Memory: two (Q + G)² matrices of the features' precision at most (134 MB in float32 for
-    SYSU-MM01's 3 803 + 301 pictures).
+    Memory: one (Q + G)² matrix of the features' precision and what a few columns more would take
+    (67 MB in float32 for SYSU-MM01's 3 803 + 301 pictures).
 
     Parameters
     ----------
@@ -50,6 +51,8 @@ def rerank(
     ignore : (Q, G) boolean, optional
         True where a gallery image does not exist for a query: the two are never neighbours. Rank
         with the same mask: such a pair's distance is infinite.
+    among : (Q, Q), optional
+        ``queries @ queries.T``, from a caller that asks several galleries: most of the work.
 
     Raises
     ------
@@ -62,7 +65,12 @@ def rerank(
             f"weight from 0 to 1; the paper's are {K1}, {K2} and {WEIGHT}"
         )
     count = len(queries)
-    distance = _distances(np.concatenate([queries, gallery]), count, ignore)
+    products = np.empty((count + len(gallery),) * 2, queries.dtype)
+    products[:count, :count] = queries @ queries.T if among is None else among
+    products[:count, count:] = queries @ gallery.T
+    products[count:, :count] = products[:count, count:].T
+    products[count:, count:] = gallery @ gallery.T
+    distance = _distances(products, count, ignore)
     nearest = _nearest(distance, max(k1 + 1, k2))
     reciprocal = _reciprocal(distance, nearest[:, : k1 + 1])
     half = _reciprocal(distance, nearest[:, : round(k1 / 2) + 1])
@@ -77,10 +85,10 @@ def rerank(
     return result
 
 
-def _distances(features: np.ndarray, count: int, ignore: np.ndarray | None) -> np.ndarray:
-    """d, with rows divided by their largest; infinite for pairs that do not exist for each other,
-    the first ``count`` rows being the queries."""
-    distance = features @ features.T
+def _distances(products: np.ndarray, count: int, ignore: np.ndarray | None) -> np.ndarray:
+    """d in the place of the ``products``, with rows divided by their largest; infinite for pairs
+    that do not exist for each other, the first ``count`` rows being the queries."""
+    distance = products
     distance *= -2
     distance += 2
     np.maximum(distance, 0, out=distance)  # rounding may leave less for twins
