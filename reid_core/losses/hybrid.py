@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 
-Game = Literal["similarity", "count", "minimax"]
+Game = Literal["minimax", "similarity", "count"]
 
 
 class Played(NamedTuple):
@@ -18,7 +18,7 @@ class Played(NamedTuple):
 def play(
     first: tuple[torch.Tensor, torch.Tensor],
     second: tuple[torch.Tensor, torch.Tensor],
-    game: Game = "similarity",
+    game: Game = "minimax",
 ) -> Played:
     """The game between two heads (§3.2, fprnet): the cross-entropy of one of them is L_ri (Eq. 3),
     and only that one learns from the batch. Equals leave it to the first.
@@ -28,10 +28,10 @@ def play(
     first, second : (logits, identity)
         Of each head, (n, M) float32 and (n,) int64; they may have different numbers of rows.
     game : str
-        Whose loss counts. "similarity": of the head that takes a larger share of its rows for who
-        they are (§3.2: "the highest similarity ranking"). "count": of the one that is right in more
-        rows, however many it has, as in the released code. "minimax": of the one with the larger
-        loss, so that the maximum of both is minimised (caption of Fig. 1).
+        Whose loss counts. "minimax": the larger one, so that the maximum of both is minimised
+        (caption of Fig. 1). "similarity": that of the head which takes a larger share of its rows
+        for who they are (§3.2: "the highest similarity ranking"). "count": of the one that is right
+        in more rows, however many it has, as in the released code.
     """
     losses = [F.cross_entropy(*head) for head in (first, second)]
     if game == "minimax":

@@ -77,13 +77,19 @@ class Config:
     svd_from: Annotated[int, Field(ge=0)] = 30  # epochs
     svd_epochs: Positive = 2  # of each restraint and of each relaxation
     svd_rounds: Annotated[int, Field(ge=0)] = 7
-    widths: tuple[Positive, ...] = (512,)  # of the SVD layers of all heads but fusion's; released
-    fusion_widths: tuple[Positive, ...] = (128, 64)  # two of them: §3.2; how wide: released
+    svd_width: Positive = 512  # of the SVD layers of all heads but fusion's; released
+    svd_layers: Annotated[int, Field(ge=0)] = (
+        1  # so many of them; none leaves C(5) to the classifier
+    )
+    fusion_width: Positive = 128  # of fusion's first, the next is half as wide; released
+    fusion_layers: Positive = 2  # §3.2
     activation: Activation = "leaky_relu"  # §3.2, after each of these layers
     fusion_activation: Activation = "relu"  # §3.2
     slope: NotNegative = 0.1  # of leaky_relu; released
 
-    game: Game = "similarity"  # §3.2, or "count" (released) or "minimax"; see losses/hybrid.py
+    # "minimax" (caption of Fig. 1) lets the head with the larger loss learn; "similarity" (§3.2) and
+    # "count" (released) the one that leads, which then goes on leading: the other never learns
+    game: Game = "minimax"
     lambda1: NotNegative = 1.0  # of L_ri, §4.2
     lambda2: NotNegative = 1.0  # of L_r
     lambda3: NotNegative = 1.0  # of L_i
@@ -161,12 +167,12 @@ VARIANTS: dict[str, dict] = {
     "without-fusion": {"fusion": ()},
     "without-upsampling": {"domains": "own"},
     # Table 6
-    "single-svd": {"fusion_widths": (128,)},
-    "double-svd": {"widths": (512, 512)},
+    "single-svd": {"fusion_layers": 1},
+    "double-svd": {"svd_layers": 2},
     "both-leaky-relu": {"fusion_activation": "leaky_relu"},
     "both-relu": {"activation": "relu"},
     # Table 8: the same two networks with a classifier on C(5) alone, and with one SVD layer between
-    "resnet": {"fusion": (), "domains": "none", "widths": ()},
+    "resnet": {"fusion": (), "domains": "none", "svd_layers": 0},
     "svdnet": {"fusion": (), "domains": "none", "activation": "none"},
     # open points, read the other way
     "released": {
@@ -181,8 +187,8 @@ VARIANTS: dict[str, dict] = {
     "joint-channels": {"joint": "channels"},
     "shared-head": {"domains": "shared"},
     "linear-bn": {"svd": "linear_bn"},
+    "game-similarity": {"game": "similarity"},
     "game-count": {"game": "count"},
-    "game-minimax": {"game": "minimax"},
     "bias-constant": {"bias_gradient": False},
 }
 
@@ -265,10 +271,12 @@ class Model(nn.Module):
             inputs["joint"] = channels[-1] * (2 if config.joint == "channels" else 1)
         if config.domains in ("own", "enlarged"):
             inputs["domain"] = channels[-1] * (4 if config.domains == "enlarged" else 1)
-        heads = {n: (size, config.widths, config.activation) for n, size in inputs.items()}
+        widths = (config.svd_width,) * config.svd_layers
+        heads = {n: (size, widths, config.activation) for n, size in inputs.items()}
         if config.fusion:
             joined = len(config.fusion[0] if config.horizontal == "channels" else config.fusion)
-            heads["fusion"] = width * joined, config.fusion_widths, config.fusion_activation
+            widths = tuple(config.fusion_width // 2**n for n in range(config.fusion_layers))
+            heads["fusion"] = width * joined, widths, config.fusion_activation
         self.heads = nn.ModuleDict(
             {n: Head(config, size, identities, *layers) for n, (size, *layers) in heads.items()}
         )
