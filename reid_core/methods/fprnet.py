@@ -87,8 +87,8 @@ class Config:
     fusion_activation: Activation = "relu"  # §3.2
     slope: NotNegative = 0.1  # of leaky_relu; released
 
-    # "minimax" (caption of Fig. 1) lets the head with the larger loss learn; "similarity" (§3.2) and
-    # "count" (released) the one that leads, which then goes on leading: the other never learns
+    # "minimax" (caption of Fig. 1): the head with the larger loss learns. "similarity" (§3.2) and
+    # "count" (released): the one that leads, and so goes on leading, while the other learns nothing
     game: Game = "minimax"
     lambda1: NotNegative = 1.0  # of L_ri, §4.2
     lambda2: NotNegative = 1.0  # of L_r
