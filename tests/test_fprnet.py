@@ -35,6 +35,7 @@ PAPER = {  # the paper's settings, and what is done where it prints none
     "svd_rounds": 7,
     "svd_width": 512,
     "svd_layers": 1,
+    "neck": False,
     "fusion_width": 128,
     "fusion_layers": 2,
     "activation": "leaky_relu",
@@ -125,7 +126,7 @@ def model_of(variant: str = "fprnet", **overrides) -> Model:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_learns_a_fixed_batch(variant, batch):
-    run = configure("fprnet", variant, "smoke", {"lr": 0.05})
+    run = configure("fprnet", variant, "smoke", {"lr": 0.02})
     torch.manual_seed(0)
     model = build(run, IDENTITIES)
     optimizer = make_optimizer(run, model)
@@ -312,7 +313,7 @@ def test_wins_are_counted_in_training_and_kept(batch):
 
 def test_shared_head_without_statistics_makes_the_joint_loss_a_mean(batch):
     """Why Eq. 6 needs heads of the modalities' own: else, where the IR-RGB block wins, d = 0."""
-    model = model_of("shared-head", fusion=[])
+    model = model_of("shared-head", fusion=[], neck=False)
     with torch.no_grad():
         terms = model.losses(batch, 1)
     torch.testing.assert_close(terms["joint"], (terms["visible"] + terms["infrared"]) / 2)
@@ -382,7 +383,7 @@ def test_enlarging_a_block_copies_it():
 
 def test_baselines_of_table_8(batch):
     """ResNet: a classifier on C(5). SVDnet: one linear layer between, nothing else."""
-    resnet, svdnet = model_of("resnet").eval(), model_of("svdnet").eval()
+    resnet, svdnet = (model_of(variant, neck=False).eval() for variant in ("resnet", "svdnet"))
     with torch.no_grad():
         c = resnet.backbone({"visible": batch.visible}).mean((2, 3))
         torch.testing.assert_close(resnet.embed(batch.visible, "visible"), c)

@@ -81,6 +81,8 @@ class Config:
     svd_layers: Annotated[int, Field(ge=0)] = (
         1  # so many of them; none leaves C(5) to the classifier
     )
+    neck: bool = False  # batch normalisation behind each SVD layer (or behind C(5), where there is
+    # none), not in the paper: for networks from scratch. "linear_bn" has it anyway
     fusion_width: Positive = 128  # of fusion's first, the next is half as wide; released
     fusion_layers: Positive = 2  # §3.2
     activation: Activation = "leaky_relu"  # §3.2, after each of these layers
@@ -231,10 +233,13 @@ class Head(nn.Module):
             if config.svd == "decorrelated":
                 layers.append(SVDLinear(before, width))
             else:
-                linear = nn.Linear(before, width)
-                nn.init.kaiming_normal_(linear.weight)
-                layers += [linear, nn.BatchNorm1d(width)]
+                layers.append(nn.Linear(before, width))
+                nn.init.kaiming_normal_(layers[-1].weight)
+            if config.neck or config.svd == "linear_bn":
+                layers.append(nn.BatchNorm1d(width))
             layers.append(activation)
+        if config.neck and not widths:
+            layers.append(nn.BatchNorm1d(inputs))
         self.layers = nn.Sequential(*layers)
         self.classifier = nn.Linear(widths[-1] if widths else inputs, identities)
         nn.init.normal_(self.classifier.weight, std=0.001)
