@@ -236,6 +236,7 @@ def ablation_bars(
     panels: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[float]]],
     labels: Sequence[str],
     title: str,
+    measure: str = "rank-1",
 ) -> Figure:
     """Printed and measured values of an ablation's rows side by side, one panel a setting.
 
@@ -244,7 +245,8 @@ def ablation_bars(
     panels : {title: (printed, measured, deviation)}
         Per cent, one for each of ``labels``; NaN for none.
     """
-    figure = Figure(figsize=(4.4 * len(panels) + 0.4, 3.8), layout="constrained")
+    size = max(4.4, 0.85 * len(labels))
+    figure = Figure(figsize=(size * len(panels) + 0.4, 3.8), layout="constrained")
     figure.suptitle(title, fontsize=11)
     places, width = np.arange(len(labels)), 0.38
     for axis, (name, (printed, ours, spread)) in zip(
@@ -262,7 +264,7 @@ def ablation_bars(
                     x, y = bar.get_x() + width / 2, bar.get_height() + shift + 0.8
                     axis.text(x, y, f"{bar.get_height():.1f}", ha="center", fontsize=8)
         axis.set_xticks(places, labels, fontsize=8)
-        axis.set(ylabel="rank-1 (%)", xlim=(-0.7, len(labels) - 0.3), title=name)
+        axis.set(ylabel=f"{measure} (%)", xlim=(-0.7, len(labels) - 0.3), title=name)
         axis.set(ylim=(0, 128), yticks=range(0, 101, 20))  # the legend stands above the bars
         axis.legend(fontsize=8, loc="upper left")
     return figure
