@@ -7,6 +7,7 @@ import pandas as pd
 from reid_core import records
 from reid_core.data.datasets import layout
 from reid_core.paths import PUBLISHED, shown
+from reid_core.retrieval.rerank import RERANKED
 
 MISSING = "—"
 COLUMNS = ["table", "method", "reference", "variant", "dataset", "mode", "metric", "value"]
@@ -35,14 +36,20 @@ def published(paper: str) -> pd.DataFrame:
     return table.fillna(dict.fromkeys(texts, ""))
 
 
-def measured(profile: str, gallery: str = "agw", trial: int | None = None) -> pd.DataFrame:
+def measured(
+    profile: str, gallery: str = "agw", trial: int | None = None, rerank: bool = False
+) -> pd.DataFrame:
     """Means over seeds of this machine's runs and the committed records of ``profile``, single-shot
     (see `records.averaged`), with ``variant`` as "method/variant" and ``layout``. SYSU-MM01's
-    results are those of ``gallery``; RegDB's are over all its trials that ran, or of ``trial``."""
+    results are those of ``gallery``; RegDB's are over all its trials that ran, or of ``trial``.
+    Plain results only, or with ``rerank`` the re-ranked ones only, under their plain mode: for a
+    printed row that says so."""
     runs = records.table(profile)
     table = records.averaged(runs if trial is None else runs[runs["trial"] == trial])
     chosen = table[(table["shots"] == 1) & table["gallery"].isin([gallery, "full"])]
+    chosen = chosen[chosen["mode"].astype(str).str.endswith(RERANKED) == rerank]
     return chosen.assign(
+        mode=chosen["mode"].str.removesuffix(RERANKED),
         variant=chosen["method"] + "/" + chosen["variant"],
         layout=chosen["dataset"].map(layout),
     )

@@ -64,6 +64,9 @@ class RunConfig:
     erase: Probability = 0.0
     grayscale: Probability = 0.0  # of visible training images
     trivial_augment: bool = False
+    superres: bool = False  # visible training images are first super-resolved, see superres.py
+    superres_reading: Literal["working", "printed"] = "working"  # of how that network is trained
+    superres_steps: Positive = 800  # of its training
 
     identities: Annotated[int, Field(ge=2)] = 8  # P, in a batch: one alone has no negatives
     images: Positive = 4  # K, of each identity and modality
@@ -79,6 +82,7 @@ class RunConfig:
     milestones: tuple[float, ...] = (20, 50)  # epochs at which lr is multiplied by gamma
     gamma: NotNegative = 0.1
     precision: Literal["bf16", "fp32"] = "bf16"
+    rerank: bool = False  # measure every protocol with re-ranking too, see retrieval/rerank.py
 
     model: dict[str, Any] = field(default_factory=dict)  # fields of the method's Config
 

@@ -8,6 +8,7 @@ import json
 import platform
 import shutil
 import subprocess
+from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,10 @@ SMALL_FILES = ("params.json", "history.csv", "metrics.json")  # of these a recor
 MEASURES = ("rank1", "rank5", "rank10", "rank20", "mAP", "mINP")
 _KEYS = ("profile", "dataset", "method", "variant", "seed", "trial")
 _EVALUATION = ("profile", "dataset", "method", "variant", "protocol", "mode", "gallery", "shots")
+
+
+# of settings newer than some runs: each one's default is what was done before it existed
+_DEFAULTS = {f.name: f.default for f in fields(RunConfig) if isinstance(f.default, int | str)}
 
 
 class RunError(RuntimeError):
@@ -79,7 +84,7 @@ def _require_same(
     found: dict[str, Any], run: RunConfig, folder: Path, data: str | None = None
 ) -> None:
     """``data`` None leaves the dataset out of the comparison."""
-    there, asked = _flat(found["config"]), _flat(run.to_dict())
+    there, asked = _DEFAULTS | _flat(found["config"]), _flat(run.to_dict())
     if data is not None:
         there, asked = there | {"data": found["data"]}, asked | {"data": data}
     differences = [

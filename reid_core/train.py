@@ -13,7 +13,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import nn
 
-from reid_core import records
+from reid_core import records, superres
 from reid_core.config import RunConfig
 from reid_core.data.augment import Augment
 from reid_core.data.batches import Batch, CrossModalSampler, training_batches
@@ -125,13 +125,16 @@ def fit(
         progress = Progress(run.epochs, sampler.steps, len(history))
         if len(history) < run.epochs:  # what was measured on lost weights is not this run's
             (folder / "metrics.json").unlink(missing_ok=True)
+        seen = pixels  # in training: what is measured on stays as it is
+        if run.superres and len(history) < run.epochs:
+            seen = superres.replace_visible(run, index, training, root, pixels, place)
 
         def so_far() -> Trained:
             frame = pd.DataFrame(history)
             return Trained(run, model.eval(), frame, index, pixels, place, root, folder)
 
         for epoch in range(len(history), run.epochs):
-            batches = training_batches(pixels, sampler, augment, epoch, place)
+            batches = training_batches(seen, sampler, augment, epoch, place)
             started = time.perf_counter()
             row = _train_epoch(run, model, optimizer, batches, epoch, sampler.steps, progress)
             history.append(row | {"seconds": round(time.perf_counter() - started, 2)})

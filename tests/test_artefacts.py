@@ -112,6 +112,17 @@ def test_measured_takes_single_shot_of_one_gallery(runs):
     assert measured("demo", trial=2).empty
 
 
+def test_measured_keeps_reranked_results_apart(monkeypatch, runs):
+    table = artefacts.records.table("demo")
+    again = table.assign(mode="all, re-ranked", rank1=table["rank1"] + 0.1)
+    both = pd.concat([table, again])
+    monkeypatch.setattr(artefacts.records, "table", lambda profile: both)
+    pd.testing.assert_frame_equal(measured("demo"), runs)
+    found = measured("demo", rerank=True)
+    assert found["mode"].tolist() == ["all", "all"]
+    assert found["rank1"].tolist() == pytest.approx([0.55, 0.4])
+
+
 def test_beside(runs):
     head = {"table": "T1", "reference": "", "dataset": "sysu", "mode": "all"}
     rows = pd.DataFrame(

@@ -75,6 +75,17 @@ def test_other_settings_are_refused_and_named(run):
     assert "height" not in str(error.value)
 
 
+def test_a_run_from_before_a_setting_existed_had_its_default(run):
+    folder = begin(run)
+    params = json.loads((folder / "params.json").read_text())
+    del params["config"]["superres"]
+    (folder / "params.json").write_text(json.dumps(params))
+    assert begin(run) == folder
+    other = configure("baselines", "two-stream", "smoke", {"superres": True})
+    with pytest.raises(RunError, match="superres is False there, True asked"):
+        records.open_folder(other, "abc", CPU)
+
+
 def test_other_data_are_refused_and_named(run):
     begin(run)
     with pytest.raises(RunError, match=r"data is 'abc' there, 'xyz' asked\. .*delete the folder"):

@@ -78,9 +78,7 @@ class Config:
     svd_epochs: Positive = 2  # of each restraint and of each relaxation
     svd_rounds: Annotated[int, Field(ge=0)] = 7
     svd_width: Positive = 512  # of the SVD layers of all heads but fusion's; released
-    svd_layers: Annotated[int, Field(ge=0)] = (
-        1  # so many of them; none leaves C(5) to the classifier
-    )
+    svd_layers: Annotated[int, Field(ge=0)] = 1  # so many; 0 leaves C(5) to the classifier
     neck: bool = False  # batch normalisation behind each SVD layer (or behind C(5), where there is
     # none), not in the paper: for networks from scratch. "linear_bn" has it anyway
     fusion_width: Positive = 128  # of fusion's first, the next is half as wide; released
@@ -149,7 +147,8 @@ LAMBDAS = (  # Table 3's columns 2 to 10
     (0.5, 0.2, 0.3), (0.8, 0.15, 0.05), (0.4, 0.35, 0.25),
 )  # fmt: skip
 VARIANTS: dict[str, dict] = {
-    "fprnet": {},  # also the first column of Table 3 and the best of Table 4
+    # Also the first column of Table 3, the best of Table 4, and, ranked anew, Table 8's last row
+    "fprnet": {"rerank": True},
     # Table 3
     **{
         f"lambda-{a:g}-{b:g}-{c:g}": {"lambda1": a, "lambda2": b, "lambda3": c}
@@ -176,6 +175,7 @@ VARIANTS: dict[str, dict] = {
     # Table 8: the same two networks with a classifier on C(5) alone, and with one SVD layer between
     "resnet": {"fusion": (), "domains": "none", "svd_layers": 0},
     "svdnet": {"fusion": (), "domains": "none", "activation": "none"},
+    "fprnet-srcnn": {"superres": True},
     # open points, read the other way
     "released": {
         "smoothing": "after",

@@ -15,6 +15,7 @@ from reid_core.data.datasets import layout
 from reid_core.data.images import PackedImages
 from reid_core.paths import atomic_file
 from reid_core.retrieval.protocols import MODES, evaluate
+from reid_core.retrieval.rerank import K1, K2, RERANKED, WEIGHT
 from reid_core.train import Trained
 
 
@@ -79,7 +80,8 @@ def evaluate_all(
 ) -> list[dict[str, Any]]:
     """One dict for each of ``settings``: its protocol, mode, gallery and shots, the means of the
     measures, as fractions, their spread over the trials (``rank1_std``, ``mAP_std``) and the curve
-    ``cmc`` at ranks 1 to 20."""
+    ``cmc`` at ranks 1 to 20. A re-ranked one says so in its mode ("all, re-ranked"), which every
+    table shows or selects by, and has in ``rerank`` with which parameters."""
     columns = ("identity", "camera", "frame", "modality")
     arrays = [index[column].to_numpy() for column in columns]
     rows = []
@@ -87,13 +89,17 @@ def evaluate_all(
         result = evaluate(features, *arrays, **chosen)
         spread = {f"{m}_std": float(result.trials[m].std(ddof=0)) for m in ("rank1", "mAP")}
         shown = {key: getattr(result, key) for key in ("protocol", "mode", "gallery", "shots")}
+        if result.rerank:
+            shown["mode"] += RERANKED
+            shown["rerank"] = {"k1": K1, "k2": K2, "weight": WEIGHT}
         rows.append(shown | result.mean | spread | {"cmc": result.cmc.tolist()})
     return rows
 
 
 def measure(trained: Trained) -> dict[str, Any]:
     """Extracts the features of the evaluation split once, keeps them in ``features.npy``, measures
-    every protocol on them and finishes the run. Returns the content of ``metrics.json``."""
+    every protocol on them and finishes the run. Returns the content of ``metrics.json``. A run with
+    ``rerank`` has each result twice, plain and then re-ranked."""
     already = records.finished(trained.run)
     if already is not None:
         return already
@@ -101,7 +107,10 @@ def measure(trained: Trained) -> dict[str, Any]:
     features = _features(trained, index)
     with atomic_file(trained.folder / "features.npy") as file:
         np.save(file, features)
-    results = evaluate_all(features, index, settings_of(trained.run.dataset, trained.root))
+    settings = settings_of(trained.run.dataset, trained.root)
+    if trained.run.rerank:
+        settings = [{**plain, "rerank": rerank} for plain in settings for rerank in (False, True)]
+    results = evaluate_all(features, index, settings)
     seconds = round(float(trained.history["seconds"].sum()), 1)
     return records.finish(trained.run, results, train_seconds=seconds)
 
