@@ -186,6 +186,16 @@ def table(profile: str = "*", *, records_only: bool = False) -> pd.DataFrame:
     return pd.DataFrame(every) if every else pd.DataFrame(columns=[*_KEYS, "settings", "source"])
 
 
+def history(run: RunConfig) -> pd.DataFrame | None:
+    """The history of a finished run: this machine's, or else the committed record's, whatever its
+    settings; None where there is neither."""
+    for root in (results_folder(), REPORTED):
+        folder = root / "runs" / run.folder_name()
+        if (folder / "metrics.json").exists():
+            return pd.read_csv(folder / "history.csv")
+    return None
+
+
 def _common(content: dict[str, Any]) -> str:
     config = {k: v for k, v in content["config"].items() if k not in ("seed", "trial")}
     if not config["dataset"].endswith("regdb"):  # there each trial has data of its own

@@ -32,6 +32,9 @@ _README_ROWS = (  # of the README's table; the sweeps and open points are in the
     "mrda/mrm",
     "mrda/dam",
     "mrda/mrm-dam",
+    "fprnet/resnet",
+    "fprnet/svdnet",
+    "fprnet/fprnet",
 )
 _README_MODES = ("all", "visible-to-infrared")  # the papers' first; summary.csv has the others too
 GAP = REPORTED / "modality_gap.csv"  # of notebook 01

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,8 @@ class Trained:
 
     run: RunConfig
     model: nn.Module  # in evaluation mode
-    history: pd.DataFrame  # a row an epoch: epoch, last lr, mean of each term, total, seconds
+    history: pd.DataFrame  # a row an epoch: epoch, last lr, mean of each term, total, seconds of
+    # training, and what ``fit``'s ``after_epoch`` measured
     index: pd.DataFrame
     pixels: PackedImages
     device: torch.device
@@ -66,7 +67,12 @@ def make_optimizer(run: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
     return kind(parameters, betas=(run.momentum, 0.999), **common)
 
 
-def fit(run: RunConfig, data: Path | None = None, device: str = "auto") -> Trained:
+def fit(
+    run: RunConfig,
+    data: Path | None = None,
+    device: str = "auto",
+    after_epoch: Callable[[Trained], dict[str, float]] | None = None,
+) -> Trained:
     """Trains ``run`` to its last epoch and returns it; what is already trained is not done again.
 
     A checkpoint is written after every epoch, and everything random in an epoch follows from
@@ -80,6 +86,11 @@ def fit(run: RunConfig, data: Path | None = None, device: str = "auto") -> Train
         The dataset's folder; by default ``data/<dataset>``, where PaperDolls are drawn if missing.
     device : str
         "auto" (CUDA where there is one), or a torch device.
+    after_epoch : callable, optional
+        What it measures on the run so far joins the epoch's row of the history, and its time does
+        not count as the epoch's; see ``retrieval.features.accuracy``. It may switch the model to
+        evaluation and draw at random, but not change it: then the run ends as it would without,
+        and so this is no setting of the run. Epochs trained without it have no value.
 
     Raises
     ------
@@ -117,16 +128,23 @@ def fit(run: RunConfig, data: Path | None = None, device: str = "auto") -> Train
         seen = pixels  # in training: what is measured on stays as it is
         if run.superres and len(history) < run.epochs:
             seen = superres.replace_visible(run, index, training, root, pixels, place)
+
+        def so_far() -> Trained:
+            frame = pd.DataFrame(history)
+            return Trained(run, model.eval(), frame, index, pixels, place, root, folder)
+
         for epoch in range(len(history), run.epochs):
             batches = training_batches(seen, sampler, augment, epoch, place)
             started = time.perf_counter()
             row = _train_epoch(run, model, optimizer, batches, epoch, sampler.steps, progress)
             history.append(row | {"seconds": round(time.perf_counter() - started, 2)})
+            if after_epoch is not None:
+                history[-1] |= after_epoch(so_far())
             _checkpoint(folder, model, optimizer, history)
             progress.epoch_done(history[-1])
-        frame = pd.DataFrame(history)
-        write_atomically(folder / "history.csv", frame.to_csv(index=False))
-    return Trained(run, model.eval(), frame, index, pixels, place, root, folder)
+        trained = so_far()
+        write_atomically(folder / "history.csv", trained.history.to_csv(index=False))
+    return trained
 
 
 def _train_epoch(

@@ -176,6 +176,16 @@ def test_table_prefers_local_runs_and_says_where_each_row_is_from(run):
     assert len(records.table("smoke")) == 2 and records.table("paper").empty
 
 
+def test_history_is_this_machines_or_the_records(run):
+    assert records.history(run) is None
+    folder = complete(run)
+    records.publish(folder)
+    (folder / "history.csv").write_text("epoch,total,seconds\n1,7.5,0.1\n")
+    assert records.history(run)["total"].tolist() == [7.5]
+    (folder / "metrics.json").unlink()
+    assert records.history(run)["total"].tolist() == [2.5]
+
+
 def test_empty_table_has_its_columns(run):
     assert {"method", "variant", "source"} <= set(records.table().columns)
 

@@ -168,7 +168,8 @@ class TwoStreamResNet(nn.Module):
                 f"and none before the last private one, which share_from {share_from} sets."
             )
         stages = resnet_stages(name, weights, last_stride)
-        self.channels, channels = _channels(stages[4]), _channels(stages[attend_after])
+        self.stage_channels = [_channels(stage) for stage in stages[1:]]  # of stages 1 to 4
+        self.channels, channels = self.stage_channels[-1], self.stage_channels[attend_after - 1]
         if non_local != "none":
             _add_non_local(stages, non_local)
         cut = attend_after + 1
