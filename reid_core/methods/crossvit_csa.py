@@ -207,10 +207,13 @@ class Model(nn.Module):
         grids = self.backbone[0].out_grids
         return [(z[:, 0], to_map(z, grid)) for z, grid in zip(joined, grids, strict=True)]
 
+    def vit(self, modality: str) -> CrossViT:
+        return self.backbone[MODALITIES.index(modality) if self.config.private else 0]
+
     def tokens(self, images: torch.Tensor, modality: str) -> list[torch.Tensor]:
         """(B, 3, H, W) to each branch's tokens (B, 1 + n, D), the mean of those of the pictures and
         of their companions'."""
-        vit = self.backbone[MODALITIES.index(modality) if self.config.private else 0]
+        vit = self.vit(modality)
         if self.config.gray not in ("both", modality):
             return vit(images)
         both = vit(torch.cat([images, companion(images)]))
@@ -275,6 +278,28 @@ class Model(nn.Module):
 
         cls, maps = scale
         return None if cls is None else with_other(cls), with_other(maps)
+
+    @torch.no_grad()
+    def heard(self, images: torch.Tensor, modality: str) -> list[torch.Tensor]:
+        """How much the class tokens of F and C take from each of the other branch's patches in the
+        last encoder (the softmax of Eq. 6, averaged over heads), for looking.
+
+        ``images`` (B, 3, H, W) of one modality, without companions, to (B, rows, columns) on C's
+        grid and on F's.
+        """
+        vit, seen = self.vit(modality), []
+        last = vit.encoders[-1].cross
+        hooks = [c.register_forward_pre_hook(lambda _, z: seen.append(z[0])) for c in last]
+        vit(images)
+        for hook in hooks:
+            hook.remove()
+        maps = []
+        for cross, z in zip(last, seen, strict=True):
+            q, k, _ = cross.queries(z)
+            weights = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1).mean(1)[:, 0, 1:]
+            of_fine = weights.shape[1] == vit.grids[0][0] * vit.grids[0][1]
+            maps.append(weights.unflatten(1, vit.grids[0 if of_fine else 1]))
+        return maps
 
     def cam_layers(self, modality: str) -> list[tuple[nn.Module, None]]:
         """What Figure 3 looks at: the maps M″ behind CSA, without it M, of every scale."""
