@@ -24,6 +24,9 @@ _README_ROWS = (  # of the README's table; the sweeps and open points are in the
     "mutual_prediction/baseline",
     "mutual_prediction/fgfl",
     "mutual_prediction/fgfl-cmimpl",
+    "crossvit_csa/baseline",
+    "crossvit_csa/ta-crossvit",
+    "crossvit_csa/ta-crossvit-csa-wt",
 )
 GAP = REPORTED / "modality_gap.csv"  # of notebook 01
 
