@@ -214,6 +214,28 @@ def test_fused_maps_against_a_loop(batch):
                 torch.testing.assert_close(found[8 + row], (x[8 + row] + visible) / 2)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("variant", [FULL, "printed-eq8"])
+def test_heard_is_the_softmax_of_the_last_encoder(variant, batch):
+    """Without the class token's own share; F's token on C's grid and C's on F's, if no patches are
+    exchanged before."""
+    model = model_of(variant, varied=True).eval()
+    (vit,) = model.backbone
+    z = vit.embed(batch.visible)
+    inner = [blocks(tokens) for blocks, tokens in zip(vit.encoders[-1].vit, z, strict=True)]
+    found = model.heard(batch.visible, "visible")
+    for own, other, grid in ((0, 1, (4, 2)), (1, 0, (6, 3))):
+        cross = vit.encoders[-1].cross[own]
+        joined = [vit.encoders[-1].P[own](inner[own][:, :1]), inner[other][:, 1:]]
+        normed = cross.ln(torch.cat(joined, dim=1))
+        total = 0.0
+        for q, k in zip(
+            cross.Vq(normed[:, :1]).chunk(2, dim=-1), cross.Vk(normed).chunk(2, dim=-1), strict=True
+        ):
+            total = total + (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)
+        torch.testing.assert_close(found[own], (total / 2)[:, 0, 1:].unflatten(1, grid))
+
+
 def test_readout():
     """Class tokens alone; CSA could not reach them."""
     model = model_of("ta-crossvit", readout="class", varied=True).eval()

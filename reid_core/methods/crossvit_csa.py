@@ -32,10 +32,10 @@ from reid_core.losses.triplet import adaptive_weighted_triplet, batch_hard_tripl
 
 # §2.1: batches of 16, erasing 0.5, 100 epochs, rate 0.1, 0.01 from epoch 20 and 0.001 from 50 on,
 # "Adam" with momentum 0.9. Rate, momentum and weight decay are those of the field's SGD, which is
-# RunConfig's default, and Adam does not learn at 0.1 (variant "printed-adam"). Pretrained weights
-# get a tenth, about what SGD trains transformers for re-identification with (0.008: He et al.,
-# TransReID, ICCV 2021). §1.1 counts cropping and flipping among TrivialAugment's operations, where
-# its authors have neither: both stay on in every row, as is usual.
+# RunConfig's default; variant "printed-adam" takes the words. Pretrained weights get a tenth, about
+# what SGD trains transformers for re-identification with (0.008: He et al., TransReID, ICCV 2021).
+# §1.1 counts cropping and flipping among TrivialAugment's operations, where its authors have
+# neither: both stay on in every row, as is usual.
 RECIPE: dict = {
     "identities": 4,
     "images": 4,
