@@ -35,6 +35,9 @@ _README_ROWS = (  # of the README's table; the sweeps and open points are in the
     "fprnet/resnet",
     "fprnet/svdnet",
     "fprnet/fprnet",
+    "crossvit_csa/baseline",
+    "crossvit_csa/ta-crossvit",
+    "crossvit_csa/ta-crossvit-csa-wt",
 )
 _README_MODES = ("all", "visible-to-infrared")  # the papers' first; summary.csv has the others too
 GAP = REPORTED / "modality_gap.csv"  # of notebook 01

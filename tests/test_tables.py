@@ -75,6 +75,41 @@ def test_columns_of_multi_granularity_add_up(mode, metric, total):
     assert values.sum() == pytest.approx(total)
 
 
+@pytest.mark.parametrize(
+    "table, mode, metric, count, total",
+    [  # added up by hand from the printed page
+        ("T1", "all", "rank1", 10, 644.05),
+        ("T1", "indoor", "rank20", 7, 689.89),
+        ("T2", "visible-to-infrared", "mAP", 10, 769.06),
+        ("T2", "infrared-to-visible", "rank10", 7, 650.37),
+        ("T3", "all", "mAP", 7, 461.82),
+        ("T3", "indoor", "rank1", 7, 519.41),
+        ("T4", "infrared-to-visible", "mAP", 3, 83.92 + 84.05 + 84.34),
+    ],
+)
+def test_columns_of_crossvit_csa_add_up(table, mode, metric, count, total):
+    values = column("crossvit_csa", table, mode, metric)
+    assert values.notna().sum() == count
+    assert values.sum() == pytest.approx(total)
+
+
+def test_gains_that_crossvit_csa_names():
+    """§2.2 and §2.3 name some differences of the tables."""
+    rows = published("crossvit_csa")
+    assert rows.groupby("table")["method"].nunique().to_dict() == {
+        "T1": 10, "T2": 10, "T3": 7, "T4": 3
+    }  # fmt: skip
+    for metric, gain in (("rank1", 5.83), ("rank10", 2.98), ("rank20", 1.62), ("mAP", 3.59)):
+        values = column("crossvit_csa", "T3", "all", metric)
+        assert values.iloc[-1] - values.iloc[0] == pytest.approx(gain)
+    for metric, gain in (("rank1", 1.08), ("rank10", 0.36), ("rank20", 0.01), ("mAP", 1.94)):
+        values = column("crossvit_csa", "T1", "all", metric)
+        assert values.iloc[-1] - values.iloc[:-1].max() == pytest.approx(gain)
+    hard = rows.query("table == 'T4' and method == 'L_trihard'")["value"].to_numpy()
+    ours = rows.query("table == 'T4' and method == 'L_trihardw'")["value"].to_numpy()
+    assert (ours - hard).tolist() == pytest.approx([0.91, 0.31, 0.62, 0.58, 0.78, 0.47, 0.47, 0.29])
+
+
 def test_unknown_or_misshapen_paper_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(tables, "PUBLISHED", tmp_path)
     (tmp_path / "one.csv").write_text("table,value\nT1,3\n")

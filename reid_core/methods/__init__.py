@@ -17,7 +17,14 @@ from torch import nn
 from reid_core.config import ConfigError, RunConfig, load_profile, strictly
 from reid_core.data import DATASETS
 from reid_core.data.datasets import layout
-from reid_core.methods import baselines, fprnet, mrda, multi_granularity, mutual_prediction
+from reid_core.methods import (
+    baselines,
+    crossvit_csa,
+    fprnet,
+    mrda,
+    multi_granularity,
+    mutual_prediction,
+)
 from reid_core.paths import data_folder
 
 METHODS: dict[str, ModuleType] = {
@@ -25,6 +32,7 @@ METHODS: dict[str, ModuleType] = {
     "fprnet": fprnet,
     "multi_granularity": multi_granularity,
     "mutual_prediction": mutual_prediction,
+    "crossvit_csa": crossvit_csa,
     "mrda": mrda,
 }
 _PLACE = ("method", "variant", "profile", "dataset", "seed", "trial")  # they name the run's folder
