@@ -23,7 +23,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 
 def join(device: torch.device) -> torch.device:
@@ -66,6 +66,25 @@ def first_alone() -> Iterator[None]:
         dist.barrier()
 
 
+def require_same(**found: Any) -> None:
+    """Ranks that start from different states would mix them without a word.
+
+    Raises
+    ------
+    RuntimeError
+        What this rank has ``found`` differs from what another has.
+    """
+    if count() == 1:
+        return
+    every: list[Any] = [None] * count()
+    dist.all_gather_object(every, found)
+    if any(other != found for other in every):
+        raise RuntimeError(
+            f"found, rank by rank, {every}; expected the same everywhere. Processes on several "
+            "machines need one folder of data and one of results: see REID_DATA and REID_RESULTS."
+        )
+
+
 @contextmanager
 def spread(model: nn.Module) -> Iterator[None]:
     """Within the block the ranks share the rows of every batch that ``model`` gives to its
@@ -73,9 +92,9 @@ def spread(model: nn.Module) -> Iterator[None]:
     it. What such a module gets and returns is the same on all ranks, and what one process would
     get and return, up to rounding.
 
-    Rows are the first dimension. A module gets tensors of equally many rows, or a dict of tensors
-    whose rows it returns one after the other, and treats each row for itself: but for batch
-    normalisation, which uses the statistics of the ranks together.
+    Rows are the first dimension. Such a module treats each row for itself, but for batch
+    normalisation, which uses the statistics of the ranks together; of several inputs, say the two
+    modalities', it returns the rows one after the other, or one row for a row of each.
     """
     if count() == 1:
         yield
@@ -115,8 +134,7 @@ class _Sharing:
     def __call__(self, forward: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
         if self.inside:
             return forward(*inputs, **named)
-        first = inputs[0]
-        rows = [len(x) for x in first.values()] if isinstance(first, dict) else [len(first)]
+        rows = [len(x) for x in tree_leaves((inputs, named)) if isinstance(x, torch.Tensor)]
         if min(rows) < count():
             raise ValueError(
                 f"{min(rows)} pictures cannot be shared by {count()} processes: start fewer, or "
@@ -125,14 +143,14 @@ class _Sharing:
         own, named = tree_map_only(torch.Tensor, _own, (inputs, named))
         self.inside = True
         try:
-            with self._own_numbers(own[0]):
+            with self._own_numbers():
                 out = forward(*own, **named)
         finally:
             self.inside = False
         return tree_map_only(torch.Tensor, partial(_join, rows=rows), out)
 
     @contextmanager
-    def _own_numbers(self, like: Any) -> Iterator[None]:
+    def _own_numbers(self) -> Iterator[None]:
         """What is drawn inside (for dropout) differs from rank to rank; what is drawn afterwards is
         again the same on all, and the same that one process would draw if nothing was."""
         self.calls += 1
@@ -147,8 +165,11 @@ def _own(x: torch.Tensor) -> torch.Tensor:
 
 
 def _join(own: torch.Tensor, rows: list[int]) -> torch.Tensor:
-    """``rows`` are those of every part of the input, whose own rows lie one after the other."""
+    """All ranks' rows of what was made of inputs of ``rows`` rows: one of each row, the inputs' one
+    after the other, or, of several inputs together, as many as each of them has."""
     shares = [len(_own(torch.empty(n))) for n in rows]
+    if len(own) == shares[0]:
+        rows, shares = rows[:1], shares[:1]
     return torch.cat([_Join.apply(x, n) for x, n in zip(own.split(shares), rows, strict=True)])
 
 
@@ -202,8 +223,8 @@ def _per_channel(x: torch.Tensor) -> tuple[torch.Tensor, list[int], list[int]]:
 
 
 class _Normalise(torch.autograd.Function):
-    """``(x − mean) / √(var + eps) · weight + bias``. Backward: ``mean`` and ``var`` are those of the
-    ``n`` values that all ranks' ``x`` have in a channel, and follow them."""
+    """``(x − mean) / √(var + eps) · weight + bias``. Backward: ``mean`` and ``var`` are functions of
+    the ``n`` values that all ranks' ``x`` have in a channel."""
 
     @staticmethod
     def forward(ctx, x, weight, bias, mean, var, n, eps):
