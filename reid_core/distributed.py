@@ -223,8 +223,8 @@ def _per_channel(x: torch.Tensor) -> tuple[torch.Tensor, list[int], list[int]]:
 
 
 class _Normalise(torch.autograd.Function):
-    """``(x − mean) / √(var + eps) · weight + bias``. Backward: ``mean`` and ``var`` are functions of
-    the ``n`` values that all ranks' ``x`` have in a channel."""
+    """``(x − mean) / √(var + eps) · weight + bias``. Backward: ``mean`` and ``var`` are those of
+    the ``n`` values that all ranks' ``x`` have in a channel, and so depend on ``x``."""
 
     @staticmethod
     def forward(ctx, x, weight, bias, mean, var, n, eps):

@@ -181,11 +181,11 @@ def test_two_processes_make_the_step_that_one_makes(case, one, two):
 
 
 def test_work_is_shared(one, two):
-    """Of nine pictures one rank has five; what follows the backbone is hardly anything."""
-    for ranks in zip(one["flops"], *(rank["flops"] for rank in two), strict=True):
-        alone, first, second = ranks
-        assert 5 / 9 <= first / alone < 0.6
-        assert 4 / 9 <= second / alone < 0.5
+    """Of nine pictures of a modality one rank has five, and half of those that mrda makes of them;
+    what is left to every rank is hardly anything."""
+    shares = [[rank["flops"][n] / one["flops"][n] for rank in two] for n in range(2)]
+    assert shares[0] == pytest.approx([5 / 9, 4 / 9], abs=0.002)
+    assert shares[1] == pytest.approx([1 / 2, 1 / 2], abs=0.002)
 
 
 def test_what_the_backbone_draws_differs_by_row_and_step_and_moves_nothing_behind_it(one, two):
@@ -227,6 +227,7 @@ def test_run_of_several_processes_is_the_run_of_one(results, folder):
 def test_command_line(tmp_path, monkeypatch, tiny_dolls):
     """As the README says; bfloat16 and this machine's own launcher included."""
     what = ["train", "mrda/mrm-dam", "--profile", "smoke", "--data", str(tiny_dolls)]
+    what += ["--overrides", "{lr: 0.001}"]  # at 0.1 rounding grows within six steps
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
     environment = os.environ | {"REID_RESULTS": str(tmp_path / "two"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -243,7 +244,7 @@ def test_command_line(tmp_path, monkeypatch, tiny_dolls):
     folders = [tmp_path / results / "runs" / name for results in ("two", "one")]
     found, expected = (pd.read_csv(folder / "history.csv") for folder in folders)
     columns = expected.columns.drop("seconds")
-    pd.testing.assert_frame_equal(found[columns], expected[columns], rtol=0.02)
+    pd.testing.assert_frame_equal(found[columns], expected[columns], rtol=0.01)
     params = json.loads((folders[0] / "metrics.json").read_text())
     assert params["provenance"]["processes"] == 2 and params["results"][0]["mode"] == "all"
 
