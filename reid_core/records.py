@@ -40,7 +40,8 @@ def figures_folder(run: RunConfig) -> Path:
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
-    """Where numbers come from: versions, git commit, device, number of processes."""
+    """Where numbers come from: versions, git commit, device, number of processes, of the
+    moment when the run began."""
     git = ["git", "-C", str(ROOT), "--no-optional-locks"]  # several runs may start at once
     git += ["describe", "--always", "--dirty", "--abbrev=12"]
     try:
