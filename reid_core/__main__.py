@@ -28,6 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     _add_draw(data_commands)
     _add_pack(data_commands)
     _add_reproduce(commands)
+    _add_train(commands)
     _add_report(commands)
     options = parser.parse_args(arguments)
     try:
@@ -177,6 +178,64 @@ def _datasets(profile: str, named: list[str] | None) -> dict[str, str]:
         return profile_datasets(profile)
     found = {layout(name): name for name in named}
     return {kind: found.get(kind, "") for kind in ("sysu", "regdb")}
+
+
+def _add_train(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "train",
+        help="train and measure one run",
+        description="Trains and measures one run, as a notebook with the same parameters does, or "
+        "finishes it. Several processes train one model where a launcher has started them: "
+        "torchrun --standalone --nproc-per-node 2 -m reid_core train …",
+    )
+    parser.add_argument("what", metavar="METHOD/VARIANT", help="for example baselines/two-stream")
+    parser.add_argument("--profile", default="demo", help="[demo]")
+    parser.add_argument("--dataset", default="paperdolls-sysu", help="[paperdolls-sysu]")
+    parser.add_argument("--data", type=Path, metavar="PATH", help="its folder [data/DATASET]")
+    parser.add_argument("--seed", type=int, default=0, help="[0]")
+    parser.add_argument("--trial", type=int, default=1, help="of RegDB's ten [1]")
+    parser.add_argument("--device", default="auto", help="cpu, cuda [CUDA where there is one]")
+    parser.add_argument(
+        "--overrides",
+        type=_mapping,
+        default={},
+        metavar="YAML",
+        help="settings, such as '{epochs: 2, weights: none}'",
+    )
+    parser.set_defaults(run=_train)
+
+
+def _train(options: argparse.Namespace) -> int:
+    from reid_core import distributed
+    from reid_core.methods import configure
+    from reid_core.records import RunError
+    from reid_core.retrieval.features import measure
+    from reid_core.train import TrainingStopped, fit
+
+    method, _, variant = options.what.partition("/")
+    place = {name: getattr(options, name) for name in ("dataset", "seed", "trial")}
+    try:
+        run = configure(method, variant, options.profile, options.overrides, **place)
+        trained = fit(run, options.data, options.device)
+    except (ConfigError, RunError, TrainingStopped) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    first = distributed.rank() == 0
+    distributed.leave()
+    if first:
+        for result in measure(trained)["results"]:
+            setting = f"{result['mode']}, gallery {result['gallery']}, {result['shots']}-shot:"
+            print(setting, *(f"{m} {100 * result[m]:.1f} %" for m in ("rank1", "mAP", "mINP")))
+    return 0
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    import yaml
+
+    content = yaml.safe_load(text)
+    if not isinstance(content, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is no mapping such as '{{epochs: 2}}'")
+    return content
 
 
 def _add_report(commands: argparse._SubParsersAction) -> None:

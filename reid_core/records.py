@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from reid_core import distributed
 from reid_core.config import RunConfig
 from reid_core.paths import REPORTED, ROOT, results_folder, shown, write_atomically
 
@@ -44,7 +45,8 @@ def figures_folder(run: RunConfig) -> Path:
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
-    """Where numbers come from: versions, git commit, device."""
+    """Where numbers come from: versions, git commit, device, number of processes, of the
+    moment when the run began."""
     git = ["git", "-C", str(ROOT), "--no-optional-locks"]  # several runs may start at once
     git += ["describe", "--always", "--dirty", "--abbrev=12"]
     try:
@@ -57,6 +59,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "commit": commit,
         "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
         "device": f"{device.type} ({name}, {torch.get_num_threads()} threads)",
+        "processes": distributed.count(),
     }
 
 
@@ -74,7 +77,7 @@ def open_folder(run: RunConfig, data: str, device: torch.device) -> Path:
     folder = folder_of(run)
     if any((folder / name).exists() for name in ("checkpoint.pt", "metrics.json")):
         _require_same(read_json(folder / "params.json"), run, folder, data)
-    else:
+    elif distributed.rank() == 0:
         content = {"config": run.to_dict(), "data": data, "provenance": provenance(device)}
         write_atomically(folder / "params.json", json.dumps(content, indent=1) + "\n")
     return folder

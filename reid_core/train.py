@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,7 +13,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import nn
 
-from reid_core import records, superres
+from reid_core import distributed, records, superres
 from reid_core.config import RunConfig
 from reid_core.data.augment import Augment
 from reid_core.data.batches import Batch, CrossModalSampler, training_batches
@@ -79,6 +79,10 @@ def fit(
     (seed, epoch): a run that was killed and is started again ends with the same weights, bit for
     bit on one CPU, as one that never was.
 
+    Where a launcher has started several processes (``torchrun --nproc-per-node 2``), they train
+    one model together, each on a GPU or core of its own, and end with the weights that one process
+    would have reached, up to rounding; any number may resume what another one began.
+
     Parameters
     ----------
     run : RunConfig
@@ -104,14 +108,17 @@ def fit(
         The model cannot be built, for want of its weights file for example.
     """
     automatic = "cuda" if torch.cuda.is_available() else "cpu"
-    place = torch.device(automatic if device == "auto" else device)
-    root = obtain(run.dataset, data)
+    place = distributed.join(torch.device(automatic if device == "auto" else device))
+    with distributed.first_alone():
+        root = obtain(run.dataset, data)
     index = read(run.dataset, root, run.trial)
     if not (index["split"] == run.evaluate_on).any():
         raise DatasetError(f"{shown(root)}: {run.dataset} has no split '{run.evaluate_on}'.")
     with _alone(records.folder_of(run)):
-        folder = records.open_folder(run, fingerprint(index, root), place)
-        pixels = pack(index, root, run.height, run.width)
+        with distributed.first_alone():
+            content = fingerprint(index, root)
+            folder = records.open_folder(run, content, place)
+            pixels = pack(index, root, run.height, run.width)
         splits = ["train", "val"] if run.evaluate_on == "test" else ["train"]
         training = index[index["split"].isin(splits)]
         sampler = CrossModalSampler(training, run.identities, run.images, run.seed, run.steps)
@@ -121,6 +128,7 @@ def fit(
         model = build(run, len(sampler.classes)).to(place, memory_format=torch.channels_last)
         optimizer = make_optimizer(run, model)
         history = _resume(folder, model, optimizer, place)
+        distributed.require_same(data=content, epochs=len(history))
         augment = Augment(run.pad, run.flip, run.erase, run.grayscale, run.trivial_augment)
         progress = Progress(run.epochs, sampler.steps, len(history))
         if len(history) < run.epochs:  # what was measured on lost weights is not this run's
@@ -136,14 +144,16 @@ def fit(
         for epoch in range(len(history), run.epochs):
             batches = training_batches(seen, sampler, augment, epoch, place)
             started = time.perf_counter()
-            row = _train_epoch(run, model, optimizer, batches, epoch, sampler.steps, progress)
+            with distributed.spread(model):
+                row = _train_epoch(run, model, optimizer, batches, epoch, sampler.steps, progress)
             history.append(row | {"seconds": round(time.perf_counter() - started, 2)})
             if after_epoch is not None:
                 history[-1] |= after_epoch(so_far())
             _checkpoint(folder, model, optimizer, history)
             progress.epoch_done(history[-1])
         trained = so_far()
-        write_atomically(folder / "history.csv", trained.history.to_csv(index=False))
+        if distributed.rank() == 0:
+            write_atomically(folder / "history.csv", trained.history.to_csv(index=False))
     return trained
 
 
@@ -173,6 +183,7 @@ def _train_epoch(
             _stop(terms, epoch, step)
         optimizer.zero_grad(set_to_none=True)
         total.backward()
+        distributed.average_gradients(model)
         optimizer.step()
         for name, term in (terms | {"total": total}).items():
             sums[name] = sums.get(name, 0) + term.detach().double()
@@ -204,6 +215,8 @@ def _checkpoint(
         if not torch.isfinite(value).all():
             epoch = history[-1]["epoch"]
             raise TrainingStopped(f"{name} is not finite after epoch {epoch}. {_kept(epoch - 1)}")
+    if distributed.rank() > 0:
+        return
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
     temporary = folder / ".checkpoint.pt"  # always this name: a killed run leaves one at most
     with temporary.open("wb") as file:
@@ -235,6 +248,11 @@ def _resume(
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
+    """Rank 0 locks the folder; the others write nothing, and print nothing either."""
+    if distributed.rank() > 0:
+        with redirect_stdout(None):
+            yield
+        return
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):

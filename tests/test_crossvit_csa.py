@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from reid_core.artefacts import published
 from reid_core.data.augment import denormalise, normalise
 from reid_core.data.batches import Batch
 from reid_core.layers.attention import ChannelAttention, DualAttention, SpatialAttention
@@ -21,6 +20,7 @@ from reid_core.methods.crossvit_csa import (
     companion,
 )
 from reid_core.retrieval.explain import grad_cam
+from reid_core.tables import published
 from reid_core.train import make_optimizer
 
 IDENTITIES = 4

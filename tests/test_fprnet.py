@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from reid_core.artefacts import published
 from reid_core.config import ConfigError
 from reid_core.data.batches import Batch
 from reid_core.layers.svd_linear import SVDLinear, decorrelated, orthogonality
 from reid_core.layers.two_stream import MODALITIES
 from reid_core.methods import build, configure
 from reid_core.methods.fprnet import VARIANTS, Config, Grid, Head, Model, fuse, phase
+from reid_core.tables import published
 from reid_core.train import fit, make_optimizer
 
 IDENTITIES = 4
