@@ -148,7 +148,7 @@ def _add_reproduce(commands: argparse._SubParsersAction) -> None:
 
 def _reproduce(options: argparse.Namespace) -> int:
     from reid_core import reproduce  # imports torch
-    from reid_core.artefacts import Place
+    from reid_core.drawings import Place
 
     data = str(options.data.resolve()) if options.data else ""
     if options.only:

@@ -1,164 +1,22 @@
-"""The papers' tables and figures: of each the runs that regenerate it, and how it is drawn."""
+"""The papers' 29 tables and figures: of each the runs that regenerate it, and how it is drawn."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import pandas as pd
-from IPython.display import Image, display
-from matplotlib.figure import Figure
-
-from reid_core import figures, records
+from reid_core.drawings import (
+    Artefact,
+    ablated,
+    bars,
+    cmc,
+    compared,
+    converged,
+    looked_at,
+    swept,
+)
 from reid_core.methods import configure, multi_granularity, mutual_prediction
-from reid_core.notebooks import execute
-from reid_core.paths import NOTEBOOKS, results_folder, write_atomically
-from reid_core.tables import MISSING, beside, measured, published, steps, sweep
-
-
-@dataclass(frozen=True)
-class Place:
-    """Whose runs an artefact shows; an empty dataset is left out."""
-
-    profile: str
-    sysu: str  # the dataset beside the SYSU-MM01 numbers
-    regdb: str
-    gallery: str = "agw"  # how SYSU-MM01's is drawn
-    seed: int = 0  # of the runs whose pictures are shown
-    data: str = ""  # the dataset's folder, where it is not data/<dataset>
-
-    def dataset(self, kind: str) -> str:
-        return {"sysu": self.sysu, "regdb": self.regdb}[kind]
-
-
-Drawn = dict[str, pd.DataFrame | Figure | Path]  # by file name; a path is drawn already
-
-
-@dataclass(frozen=True)
-class Artefact:
-    """A table or figure of a paper."""
-
-    paper: str
-    number: str  # "T4" or "F3"
-    title: str
-    runs: tuple[tuple[str, str], ...]  # ("method/variant", "sysu" or "regdb")
-    drawing: Callable[[Place, "Artefact"], Drawn]
-
-    @property
-    def name(self) -> str:
-        return f"{self.paper}-{self.number}"
-
-    def draw(self, place: Place) -> Drawn:
-        """Tables and figures from the runs that are finished; for the others there are dashes."""
-        return self.drawing(place, self)
-
-    def folder(self, place: Place) -> Path:
-        return results_folder() / "runs" / place.profile / "figures" / self.paper
-
-    def save(self, place: Place) -> dict[str, Path]:
-        """Writes what it draws, tables as CSV, figures as PNG and SVG, and returns the paths."""
-        return {name: self._written(place, name, d) for name, d in self.draw(place).items()}
-
-    def show(self, place: Place) -> None:
-        """Draws, writes and displays it in a notebook."""
-        drawn = self.draw(place)
-        if not drawn:
-            print(f"{self.name}: {MISSING} (python -m reid_core reproduce {self.name} makes it)")
-        for name, thing in drawn.items():
-            path = self._written(place, name, thing)
-            if isinstance(thing, pd.DataFrame):
-                print(name)
-                display(thing)
-            else:
-                display(Image(path, width=900))
-
-    def _written(self, place: Place, name: str, thing: pd.DataFrame | Figure | Path) -> Path:
-        if isinstance(thing, Figure):
-            return figures.save(thing, self.folder(place), name)
-        if isinstance(thing, pd.DataFrame):
-            path = self.folder(place) / f"{name}.csv"
-            write_atomically(path, thing.to_csv(lineterminator="\n"))
-            return path
-        return thing
-
-
-def _compared(place: Place, artefact: Artefact, trial: int | None = None) -> Drawn:
-    """The table as printed with the measured numbers beside it, one for each dataset."""
-    rows = published(artefact.paper).query("table == @artefact.number")
-    runs = measured(place.profile, place.gallery, trial)
-    drawn: Drawn = {}
-    for kind, group in rows.groupby("dataset", sort=False):
-        if name := place.dataset(kind):
-            drawn[f"{artefact.number}_{name}"] = beside(group, runs[runs["dataset"] == name])
-    return drawn
-
-
-def _ablated(
-    place: Place,
-    artefact: Artefact,
-    labels: Sequence[str],
-    trial: int | None = None,
-    above: bool = False,
-) -> Drawn:
-    """The table, its steps (see `steps`), and rank-1 of its rows as bars beside the printed one."""
-    drawn = _compared(place, artefact, trial)
-    rows = published(artefact.paper).query("table == @artefact.number")
-    runs = measured(place.profile, place.gallery, trial)
-    panels = {}
-    for (kind, mode), group in rows.groupby(["dataset", "mode"], sort=False):
-        if name := place.dataset(kind):
-            ours = runs[(runs["dataset"] == name) & (runs["mode"] == mode)]
-            drawn[f"{artefact.number}_steps_{name}"] = steps(group, ours, above=above)
-            printed = group[group["metric"] == "rank1"].set_index("variant")["value"]
-            found = ours.set_index("variant").reindex(printed.index)[["rank1", "rank1_std"]]
-            found = found.astype(float).mul(100)
-            panels[f"{name}, {mode}"] = printed, found["rank1"], found["rank1_std"]
-    title = f"{artefact.paper}, {artefact.number}: {artefact.title}, profile {place.profile}"
-    return drawn | {artefact.number: figures.ablation_bars(panels, labels, title)}
-
-
-def _swept(
-    place: Place,
-    artefact: Artefact,
-    fields: Mapping[str, tuple[str, list[str]]],
-    modes: Mapping[str, Sequence[str]],
-    trial: int | None = None,
-) -> Drawn:
-    """Of each of ``fields`` ({setting: (its label, variants)}) a curve, a panel a dataset, and the
-    points as a table."""
-    runs = measured(place.profile, place.gallery, trial)
-    drawn: Drawn = {}
-    for field, (label, variants) in fields.items():
-        panels = {}
-        for kind, searches in modes.items():
-            if name := place.dataset(kind):
-                chosen = runs[(runs["dataset"] == name) & runs["mode"].isin(searches)]
-                panels[name] = sweep(chosen, variants, field)
-        title = f"{artefact.paper}, {artefact.number}: {artefact.title}, profile {place.profile}"
-        chart = figures.sweep_curves(panels, field, label, title)
-        drawn[f"{artefact.number}_{field}"] = chart
-        points = pd.concat(panels.values()).set_index(["dataset", "mode", field])
-        columns = ["rank1", "rank1_std", "mAP", "mAP_std", "mINP", "runs"]
-        drawn[f"{artefact.number}_{field}_points"] = points[columns].astype(float).round(3)
-    return drawn
-
-
-def _looked_at(place: Place, artefact: Artefact, files: Sequence[str]) -> Drawn:
-    """What notebook 30 draws of the first of the artefact's runs beside the second, where both are
-    finished on this machine: records hold no weights."""
-    (method, kind), (baseline, _) = artefact.runs
-    at = {"dataset": place.dataset(kind), "seed": place.seed}
-    runs = [configure(*name.split("/"), place.profile, **at) for name in (method, baseline)]
-    if not all(records.finished(run) for run in runs):
-        return {}
-    folder = records.figures_folder(runs[0])
-    parameters = {"profile": place.profile, "data": place.data} | at
-    if not all((folder / f"{name}.png").is_file() for name in files):
-        executed = folder / "30_figures.ipynb"
-        names = {"method": method, "baseline": baseline}
-        execute(NOTEBOOKS / "30_figures.ipynb", executed, parameters | names)
-    return {f"{artefact.number}_{name}": folder / f"{name}.png" for name in files}
+from reid_core.tables import published
 
 
 def _of_table(paper: str, number: str) -> tuple[tuple[str, str], ...]:
@@ -168,8 +26,8 @@ def _of_table(paper: str, number: str) -> tuple[tuple[str, str], ...]:
 
 
 def _table(paper: str, number: str, title: str, **of: Any) -> Artefact:
-    """An ablation, whose rows ``labels`` names, is drawn too (see `_ablated`)."""
-    drawing = partial(_ablated if "labels" in of else _compared, **of)
+    """An ablation, whose rows ``labels`` names, is drawn too (see `ablated`)."""
+    drawing = partial(ablated if "labels" in of else compared, **of)
     return Artefact(paper, number, title, _of_table(paper, number), drawing)
 
 
@@ -177,7 +35,7 @@ def _look(
     paper: str, number: str, title: str, pair: tuple[tuple[str, str], ...], files: Sequence[str]
 ) -> Artefact:
     """Pictures of the first of ``pair`` beside the second."""
-    return Artefact(paper, number, title, pair, partial(_looked_at, files=files))
+    return Artefact(paper, number, title, pair, partial(looked_at, files=files))
 
 
 def _distinct(points: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
@@ -202,14 +60,45 @@ def _mutual_prediction() -> list[Artefact]:
     return [
         _table(paper, "T2", "RegDB beside other methods"),
         _table(paper, "T3", "SYSU-MM01 beside other methods"),
-        _table(paper, "T4", "what each part brings", labels=labels, trial=1, above=True),
+        _table(paper, "T4", "what each part brings", labels=labels, trial=1, over="above"),
         Artefact(
             paper,
             "F3",
             "weights of the two terms",
             _distinct(points),
-            partial(_swept, fields=fields, modes=searches, trial=1),
+            partial(swept, fields=fields, modes=searches, trial=1),
         ),
+    ]
+
+
+def _crossvit_csa() -> list[Artefact]:
+    paper = "crossvit_csa"
+    pair = ((f"{paper}/ta-crossvit-csa-wt", "sysu"), (f"{paper}/baseline", "sysu"))
+    parts = ("baseline", "TA", "CrossViT", "CSA", "TA\nCrossViT", "TA\nCrossViT\nCSA", "all four")
+    return [
+        _table(paper, "T1", "SYSU-MM01 beside other methods"),
+        _table(paper, "T2", "RegDB beside other methods"),
+        _table(paper, "T3", "what each part brings", labels=parts),
+        _table(paper, "T4", "three losses", labels=("center", "batch-hard", "weighted")),
+        _look(paper, "F3", "where the network looks", pair, ("gradcam",)),
+        _look(paper, "F4", "ten best matches", pair, ("top10_beside",)),
+    ]
+
+
+def _fprnet() -> list[Artefact]:
+    paper, rows = "fprnet", _of_table("fprnet", "T8")
+    names = ("One-\nstream", "Two-\nstream", "Zero-\npad", "ResNet", "SVDnet", "FPRnet", "+ SRCNN")
+    parts = ("no\ndomains", "no\nIR-RGB", "no\nfusion", "no\nupsampling")
+    heads = ("single\nSVD", "double\nSVD", "LeakyReLU", "ReLU")
+    return [
+        _table(paper, "T3", "weights of the losses"),
+        _table(paper, "T4", "which features, and how they are joined"),
+        _table(paper, "T5", "what is left out", labels=parts, over="none"),
+        _table(paper, "T6", "the heads", labels=heads, over="none"),
+        _table(paper, "T8", "SYSU-MM01 beside other methods"),
+        Artefact(paper, "F4", "accuracy", rows, partial(bars, table="T8", labels=names)),
+        Artefact(paper, "F5", "CMC curves", rows, cmc),
+        Artefact(paper, "F6", "convergence", rows, converged),
     ]
 
 
@@ -222,7 +111,7 @@ def _multi_granularity() -> list[Artefact]:
     }
     points = dict.fromkeys((v, "sysu") for _, variants in fields.values() for v in variants)
     labels = ("baseline", "+ MGSA", "+ MSAM", "+ MGSA\n+ MSAM")
-    drawing = partial(_swept, fields=fields, modes={"sysu": ("all",)})
+    drawing = partial(swept, fields=fields, modes={"sysu": ("all",)})
     return [
         _table(paper, "T1", "what each attention brings", labels=labels),
         Artefact(paper, "F3", "number of blocks", tuple(points), drawing),
@@ -246,7 +135,7 @@ def _mrda() -> list[Artefact]:
             "F6",
             "where the mask constrains",
             tuple((v, "sysu") for v in stages),
-            partial(_swept, fields=fields, modes={"sysu": ("all", "indoor")}),
+            partial(swept, fields=fields, modes={"sysu": ("all", "indoor")}),
         ),
         _look(paper, "F7", "features and their distances", pair, ("tsne", "distances")),
         _look(paper, "F8", "where the network looks", pair, ("gradcam",)),
@@ -256,5 +145,5 @@ def _mrda() -> list[Artefact]:
 
 def artefacts() -> dict[str, Artefact]:
     """The papers' tables and figures by name, "mrda-T1"."""
-    every = [*_mutual_prediction(), *_multi_granularity(), *_mrda()]
+    every = [*_mutual_prediction(), *_crossvit_csa(), *_fprnet(), *_multi_granularity(), *_mrda()]
     return {artefact.name: artefact for artefact in every}

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from reid_core import records
-from reid_core.artefacts import Artefact, Place, artefacts
+from reid_core.artefacts import artefacts
 from reid_core.config import ConfigError, RunConfig
+from reid_core.drawings import Artefact, Place
 from reid_core.methods import configure
 from reid_core.notebooks import NotebookError, check, execute, notebook_of
 from reid_core.paths import REPORTED, shown

@@ -9,7 +9,7 @@
 # `--rerun-triggers mtime`: a run is done when it is finished, and an edit of this file changes none.
 
 from reid_core import reproduce
-from reid_core.artefacts import Place
+from reid_core.drawings import Place
 from reid_core.config import profile_datasets
 from reid_core.paths import results_folder
 

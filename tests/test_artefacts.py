@@ -4,7 +4,8 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from reid_core.artefacts import Place, artefacts
+from reid_core.artefacts import artefacts
+from reid_core.drawings import Place
 from reid_core.methods import configure
 from reid_core.tables import published
 

@@ -24,6 +24,7 @@ ORDER = [
     ("figures", "comparisons"),
     ("notebooks",),
     ("tables", "report"),
+    ("drawings",),
     ("artefacts",),
     ("reproduce",),
     ("__main__",),

@@ -12,8 +12,9 @@ import pytest
 
 from reid_core import records, reproduce
 from reid_core.__main__ import main
-from reid_core.artefacts import Place, artefacts
+from reid_core.artefacts import artefacts
 from reid_core.config import ConfigError
+from reid_core.drawings import Place
 from reid_core.notebooks import NotebookError, check, notebook_of
 from reid_core.paths import ROOT
 
