@@ -138,8 +138,7 @@ def _problem(error: Mapping[str, Any]) -> str:
 
 def load_profile(name: str) -> dict[str, Any]:
     """The ``overrides`` of ``notebooks/profiles/<name>.yaml``; papermill reads the same file with
-    ``-f``, hence its form: notebook parameters, of them ``profile`` (its own name), and ``sysu``
-    and ``regdb``, the datasets in these layouts.
+    ``-f``, hence its form: notebook parameters, of them ``profile`` (its own name).
 
     Raises
     ------
@@ -150,9 +149,10 @@ def load_profile(name: str) -> dict[str, Any]:
 
 
 def profile_datasets(name: str) -> dict[str, str]:
-    """The datasets on which a profile's artefacts are measured: {"sysu": …, "regdb": …}. Raises as
-    `load_profile` does."""
-    return {kind: _profile(name)[kind] for kind in ("sysu", "regdb")}
+    """The datasets on which a profile's artefacts are measured, PaperDolls where its file has no
+    ``sysu`` or ``regdb``. Raises as `load_profile` does."""
+    drawn = {"sysu": "paperdolls-sysu", "regdb": "paperdolls-regdb"}
+    return drawn | {k: v for k, v in _profile(name).items() if k in drawn}
 
 
 def _profile(name: str) -> dict[str, Any]:
@@ -161,14 +161,7 @@ def _profile(name: str) -> dict[str, Any]:
         known = ", ".join(sorted(p.stem for p in PROFILES.glob("*.yaml")))
         raise ConfigError(f"profile: found '{name}', expected one of: {known}.")
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if (
-        not isinstance(content, dict)
-        or content.get("profile") != name
-        or not isinstance(content.get("overrides"), dict)
-        or not all(isinstance(content.get(kind), str) for kind in ("sysu", "regdb"))
-    ):
-        raise ConfigError(
-            f"{shown(path)}: expected 'profile: {name}', names of datasets at 'sysu' and 'regdb', "
-            "and a mapping 'overrides'."
-        )
+    overrides = content.get("overrides") if isinstance(content, dict) else None
+    if not isinstance(overrides, dict) or content.get("profile") != name:
+        raise ConfigError(f"{shown(path)}: expected 'profile: {name}' and a mapping 'overrides'.")
     return content
