@@ -74,7 +74,8 @@ def _mutual_prediction() -> list[Artefact]:
 def _crossvit_csa() -> list[Artefact]:
     paper = "crossvit_csa"
     pair = ((f"{paper}/ta-crossvit-csa-wt", "sysu"), (f"{paper}/baseline", "sysu"))
-    parts = ("baseline", "TA", "CrossViT", "CSA", "TA\nCrossViT", "TA\nCrossViT\nCSA", "all four")
+    cross = "Cross\nViT"
+    parts = ("base", "TA", cross, "CSA", f"TA\n{cross}", f"TA\n{cross}\nCSA", "all\nfour")
     return [
         _table(paper, "T1", "SYSU-MM01 beside other methods"),
         _table(paper, "T2", "RegDB beside other methods"),

@@ -32,6 +32,8 @@ TRIED = {  # of a method that is not here, all variants
     "baselines": ["one-stream", "zero-padding", "two-stream-wrt", "agw", "pcb"],
     "multi_granularity": ["baseline", "mgsa-msam", "own-blocks"],
     "mutual_prediction": ["baseline", "fgfl-cmimpl", "both-terms"],
+    "fprnet": ["fprnet", "released", "joint-channels", "resnet"],
+    "crossvit_csa": ["baseline", "ta-crossvit-csa-wt", "center", "csa"],
     "mrda": ["baseline", "mrm-dam", "bam", "iwpam", "stage-3", "background-push"],
 }
 CASES = [(name, v) for name, module in METHODS.items() for v in TRIED.get(name, module.VARIANTS)]

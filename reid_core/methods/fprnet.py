@@ -254,6 +254,8 @@ class Model(nn.Module):
     """The networks of both modalities, their pyramids, and the heads ``joint``, ``domain`` and
     ``fusion`` for ``identities`` = M people, as far as the configuration has them."""
 
+    per_picture = ("pyramids",)
+
     def __init__(self, config: Config, identities: int):
         super().__init__()
         self.config = config
