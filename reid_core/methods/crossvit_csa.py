@@ -27,7 +27,6 @@ from reid_core.layers.crossvit import CrossViT, Patches, Residual, Size, to_map
 from reid_core.layers.pooling import GAP
 from reid_core.layers.two_stream import MODALITIES, Backbone, TwoStreamResNet
 from reid_core.losses.center import CenterLoss
-from reid_core.losses.hetero_center import centres
 from reid_core.losses.triplet import adaptive_weighted_triplet, batch_hard_triplet
 
 # §2.1: batches of 16, erasing 0.5, 100 epochs, rate 0.1, 0.01 from epoch 20 and 0.001 from 50 on,
@@ -267,13 +266,15 @@ class Model(nn.Module):
         """Each picture's tokens and map averaged with those of the same person in the other
         modality, whose pictures are averaged first: which of them shares a row is chance.
 
-        A scale of n visible and then n infrared rows, both of ``people`` (n,); its shapes stay.
+        A scale of n visible and then n infrared rows, both of ``people`` (n,); its shapes stay. Not
+        to be called under autocast.
         """
-        place = people.unique(return_inverse=True)[1]
+        same = (people[:, None] == people).float()
+        mean = same / same.sum(1, keepdim=True)
 
         def with_other(x: torch.Tensor) -> torch.Tensor:
-            visible, infrared = x.float().chunk(2)
-            others = torch.cat([centres(infrared, people)[place], centres(visible, people)[place]])
+            visible, infrared = x.float().flatten(1).chunk(2)
+            others = torch.cat([mean @ infrared, mean @ visible]).view(x.shape)
             return (x.float() + others) / 2
 
         cls, maps = scale
