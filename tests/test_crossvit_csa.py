@@ -378,9 +378,9 @@ def test_recipe_of_the_paper():
         printed = configure("crossvit_csa", "printed-adam", profile)
         optimizer = make_optimizer(printed, model_of("baseline"))
         assert type(optimizer) is torch.optim.Adam
-        assert [(g["lr"], g["factor"], g["betas"][0]) for g in optimizer.param_groups] == [
-            (0.1, 1.0, 0.9)
-        ] * 2
+        for g in optimizer.param_groups:
+            found = (g["lr"], g["factor"], g["betas"][0], g["weight_decay"])
+            assert found == (0.1, 1.0, 0.9, 5e-4)
         assert printed.warmup == 0
 
 

@@ -33,7 +33,8 @@ class Size(NamedTuple):
     mlp_ratio: int = 3
 
 
-# Those with ImageNet weights by their authors. Defaults of ``Size``: crossvit_15.
+# With ImageNet weights by their authors, who also have a base of 105 million weights and "daggers",
+# which embed a patch by three convolutions. Defaults of ``Size``: crossvit_15.
 PUBLISHED = {
     "crossvit_tiny": Size(widths=(96, 192), depths=(1, 4), heads=3, mlp_ratio=4),
     "crossvit_small": Size(depths=(1, 4), mlp_ratio=4),
@@ -320,7 +321,9 @@ def _download(size: Size) -> dict[str, torch.Tensor]:
         )
     url = _URL.format(names[0])
     try:
-        return torch.hub.load_state_dict_from_url(url, progress=False, weights_only=True)
+        return torch.hub.load_state_dict_from_url(
+            url, map_location="cpu", progress=False, weights_only=True
+        )
     except (OSError, RuntimeError) as error:  # no network; a download that was damaged
         raise ValueError(
             f"weights: ImageNet's of {names[0]} cannot be downloaded ({error}). On a machine with "

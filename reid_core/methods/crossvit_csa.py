@@ -102,7 +102,14 @@ VARIANTS: dict[str, dict] = {
     "center": {"metric": "center"},
     "hard-triplet": {"metric": "batch_hard"},
     # open points, read the other way
-    "printed-adam": {"optimizer": "adam", "lr": 0.1, "backbone_lr": 1.0, "warmup": 0.0},
+    "printed-adam": {
+        "optimizer": "adam",
+        "lr": 0.1,
+        "backbone_lr": 1.0,
+        "warmup": 0.0,
+        "momentum": 0.9,
+        "weight_decay": 0.0005,
+    },
     "printed-eq8": {"patch_exchange": "other"},
     "encoder-residual": {"residual": "encoder"},
     "no-gray": {"gray": "none"},
@@ -148,8 +155,8 @@ class PooledSpatialAttention(nn.Module):
 
 
 def spatial_attention(config: Config, channels: int) -> nn.Module:
-    """A_s: of Eq. 12; CBAM's, as the paper cites its pooling; or of the prose, which pools places
-    away. The equation and the prose cannot both hold."""
+    """A_s: of Eq. 12; CBAM's, whose channel attention is Eq. 10; or of the prose, which pools
+    places away. The equation and the prose cannot both hold."""
     if config.spatial == "prose":
         return PooledSpatialAttention(channels)
     return SpatialAttention() if config.spatial == "cbam" else SummedSpatialAttention()
