@@ -4,7 +4,7 @@ BIN := .venv/bin
 PROFILE ?= demo
 OUT := results/runs/$(PROFILE)
 
-.PHONY: demo test lint install
+.PHONY: demo test lint install reproduce
 
 install: .venv/installed
 
@@ -22,6 +22,10 @@ demo: install
 	@echo "executed notebook  $(OUT)/00_start_here.ipynb"
 	@echo "HTML copy          $(OUT)/00_start_here.html"
 	@find $(OUT) -path '*/two-stream/seed0/figures/*.png' | sort | sed 's/^/figure             /'
+
+# all 29 tables and figures of the papers, one seed; what is finished is not trained again
+reproduce: install
+	$(BIN)/python -m reid_core reproduce --profile $(PROFILE)
 
 test: install
 	$(BIN)/python -m pytest

@@ -2,12 +2,14 @@
 parser and one that runs it and returns the exit code."""
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from reid_core.config import ConfigError, profile_datasets
 from reid_core.data import DATASETS, DatasetError
 from reid_core.data.check import check
 from reid_core.data.datasets import DRAWN, NAMES, layout, locate, read
@@ -25,11 +27,13 @@ def main(arguments: list[str] | None = None) -> int:
     _add_check(data_commands)
     _add_draw(data_commands)
     _add_pack(data_commands)
+    _add_reproduce(commands)
+    _add_train(commands)
     _add_report(commands)
     options = parser.parse_args(arguments)
     try:
         return options.run(options)
-    except (DatasetError, OSError) as error:
+    except (ConfigError, DatasetError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
@@ -122,6 +126,116 @@ def _pack(options: argparse.Namespace) -> int:
     done = "already packed" if known else f"{_rate(len(index), seconds)} packed"
     print(f"{shown(file)}: {file.stat().st_size / 1e6:.1f} MB, {done}")
     return 0
+
+
+def _add_reproduce(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "reproduce", help="train what the papers' tables and figures need, and draw them"
+    )
+    parser.add_argument(
+        "artefacts", nargs="*", metavar="ARTEFACT", help="mrda-T1, or mrda for all of a paper [all]"
+    )
+    parser.add_argument("--list", action="store_true", help="what there is, and what is finished")
+    parser.add_argument("--profile", default="demo", help="smoke, demo or paper [demo]")
+    parser.add_argument("--dataset", action="append", help="instead of PaperDolls; may repeat")
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="of the one dataset")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="K", help="[0]")
+    parser.add_argument("--trials", type=int, nargs="+", default=[1], help="of RegDB's ten [1]")
+    parser.add_argument("--jobs", type=_positive, metavar="N", help="runs at a time [one a core]")
+    parser.add_argument("--only", nargs="+", metavar="RUN", help="profile/dataset/…/seed<k>")
+    parser.set_defaults(run=_reproduce)
+
+
+def _reproduce(options: argparse.Namespace) -> int:
+    from reid_core import reproduce  # imports torch
+    from reid_core.drawings import Place
+
+    data = str(options.data.resolve()) if options.data else ""
+    if options.only:
+        jobs, wanted = [reproduce.job_of(name, data) for name in options.only], []
+    else:
+        wanted = reproduce.chosen(options.artefacts)
+        datasets = _datasets(options.profile, options.dataset)
+        place = Place(options.profile, **datasets, seed=options.seeds[0], data=data)
+        of = {"seeds": options.seeds, "trials": options.trials}
+        if options.list:
+            print(reproduce.overview(wanted, place, **of))
+            return 0
+        jobs = reproduce.plan(wanted, place, **of)
+    failed = reproduce.run_all(jobs, options.jobs or os.cpu_count() or 1)
+    again = f"python -m reid_core reproduce --only {{}}{f' --data {data}' if data else ''}"
+    for name, why in failed.items():
+        print(f"failed: {name}: {why}\n  again: {again.format(name)}", file=sys.stderr)
+    undrawn = reproduce.draw_all(wanted, place) if wanted else {}
+    for name, why in undrawn.items():
+        print(f"not drawn: {name}: {why}", file=sys.stderr)
+    return 1 if failed or undrawn else 0
+
+
+def _datasets(profile: str, named: list[str] | None) -> dict[str, str]:
+    """The dataset of each layout: the profile's, or of those that are named."""
+    if not named:
+        return profile_datasets(profile)
+    found = {layout(name): name for name in named}
+    return {kind: found.get(kind, "") for kind in ("sysu", "regdb")}
+
+
+def _add_train(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "train",
+        help="train and measure one run",
+        description="Trains and measures one run, as a notebook with the same parameters does, or "
+        "finishes it. Several processes train one model where a launcher has started them: "
+        "torchrun --standalone --nproc-per-node 2 -m reid_core train …",
+    )
+    parser.add_argument("what", metavar="METHOD/VARIANT", help="for example baselines/two-stream")
+    parser.add_argument("--profile", default="demo", help="[demo]")
+    parser.add_argument("--dataset", default="paperdolls-sysu", help="[paperdolls-sysu]")
+    parser.add_argument("--data", type=Path, metavar="PATH", help="its folder [data/DATASET]")
+    parser.add_argument("--seed", type=int, default=0, help="[0]")
+    parser.add_argument("--trial", type=int, default=1, help="of RegDB's ten [1]")
+    parser.add_argument("--device", default="auto", help="cpu, cuda [CUDA where there is one]")
+    parser.add_argument(
+        "--overrides",
+        type=_mapping,
+        default={},
+        metavar="YAML",
+        help="settings, such as '{epochs: 2, weights: none}'",
+    )
+    parser.set_defaults(run=_train)
+
+
+def _train(options: argparse.Namespace) -> int:
+    from reid_core import distributed
+    from reid_core.methods import configure
+    from reid_core.records import RunError
+    from reid_core.retrieval.features import measure
+    from reid_core.train import TrainingStopped, fit
+
+    method, _, variant = options.what.partition("/")
+    place = {name: getattr(options, name) for name in ("dataset", "seed", "trial")}
+    try:
+        run = configure(method, variant, options.profile, options.overrides, **place)
+        trained = fit(run, options.data, options.device)
+    except (ConfigError, RunError, TrainingStopped) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    first = distributed.rank() == 0
+    distributed.leave()
+    if first:
+        for result in measure(trained)["results"]:
+            setting = f"{result['mode']}, gallery {result['gallery']}, {result['shots']}-shot:"
+            print(setting, *(f"{m} {100 * result[m]:.1f} %" for m in ("rank1", "mAP", "mINP")))
+    return 0
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    import yaml
+
+    content = yaml.safe_load(text)
+    if not isinstance(content, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is no mapping such as '{{epochs: 2}}'")
+    return content
 
 
 def _add_report(commands: argparse._SubParsersAction) -> None:

@@ -1,102 +1,150 @@
-"""The papers' tables: the printed numbers, and this project's measured ones beside them."""
+"""The papers' 29 tables and figures: of each the runs that regenerate it, and how it is drawn."""
 
-import json
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
-import pandas as pd
-
-from reid_core import records
-from reid_core.data.datasets import layout
-from reid_core.paths import PUBLISHED, shown
-
-MISSING = "—"
-COLUMNS = ["table", "method", "reference", "variant", "dataset", "mode", "metric", "value"]
-
-
-def published(paper: str) -> pd.DataFrame:
-    """The numbers printed in ``paper``'s tables, in per cent, one row a number.
-
-    Columns: ``table`` ("T2"), ``method`` as printed, ``reference``, ``variant`` ("method/variant"
-    of this project: our version of the row, empty for what is not trained here), ``dataset``
-    ("sysu", "regdb"), ``mode``, ``metric``, ``value`` (NaN where the paper prints none).
-
-    Raises
-    ------
-    ValueError
-        There is no such file, or it has other columns.
-    """
-    path = PUBLISHED / f"{paper}.csv"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in PUBLISHED.glob("*.csv")))
-        raise ValueError(f"{shown(path)}: no such file; published numbers exist of {known}.")
-    texts = [c for c in COLUMNS if c != "value"]
-    table = pd.read_csv(path, dtype=dict.fromkeys(texts, str), keep_default_na=False, na_values="")
-    if list(table) != COLUMNS:
-        raise ValueError(f"{shown(path)}: found columns {list(table)}, expected {COLUMNS}.")
-    return table.fillna(dict.fromkeys(texts, ""))
+from reid_core.drawings import (
+    Artefact,
+    ablated,
+    bars,
+    cmc,
+    compared,
+    converged,
+    looked_at,
+    swept,
+)
+from reid_core.methods import configure, multi_granularity, mutual_prediction
+from reid_core.tables import published
 
 
-def measured(profile: str, gallery: str = "agw", trial: int | None = None) -> pd.DataFrame:
-    """Means over seeds of this machine's runs and the committed records of ``profile``, single-shot
-    (see `records.averaged`), with ``variant`` as "method/variant" and ``layout``. SYSU-MM01's
-    results are those of ``gallery``; RegDB's are over all its trials that ran, or of ``trial``."""
-    runs = records.table(profile)
-    table = records.averaged(runs if trial is None else runs[runs["trial"] == trial])
-    chosen = table[(table["shots"] == 1) & table["gallery"].isin([gallery, "full"])]
-    return chosen.assign(
-        variant=chosen["method"] + "/" + chosen["variant"],
-        layout=chosen["dataset"].map(layout),
-    )
+def _of_table(paper: str, number: str) -> tuple[tuple[str, str], ...]:
+    """The runs of the rows that this project trains."""
+    rows = published(paper).query("table == @number and variant != ''")
+    return tuple(dict.fromkeys(zip(rows["variant"], rows["dataset"], strict=True)))
 
 
-def beside(rows: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """A paper's table as printed with the measured numbers beside it.
-
-    Parameters
-    ----------
-    rows : DataFrame
-        Of `published`, one table and one dataset of it.
-    runs : DataFrame
-        Of `measured`, of one dataset.
-
-    Returns
-    -------
-    DataFrame of text
-        One line for each printed one; under every mode, "paper" and "measured" for each metric:
-        per cent, mean ± standard deviation where there are several runs, a dash where the paper
-        prints no number or no run is finished. ``runs`` counts seeds or trials.
-    """
-    lines = {}
-    for (method, reference), group in rows.groupby(["method", "reference"], sort=False):
-        variant = group["variant"].iloc[0]
-        line: dict[tuple[str, str, str], str | int] = {}
-        found = runs[runs["variant"] == variant]
-        for row in group.itertuples():
-            ours = found[found["mode"] == row.mode]
-            line[row.mode, row.metric, "paper"] = (
-                MISSING if pd.isna(row.value) else f"{row.value:.2f}"
-            )
-            line[row.mode, row.metric, "measured"] = _spread(ours, row.metric)
-        line["", "", "runs"] = int(found["runs"].max()) if len(found) else 0
-        lines[f"{method} {reference}".strip()] = line
-    table = pd.DataFrame.from_dict(lines, orient="index")
-    table.columns = pd.MultiIndex.from_tuples(table.columns)
-    return table
+def _table(paper: str, number: str, title: str, **of: Any) -> Artefact:
+    """An ablation, whose rows ``labels`` names, is drawn too (see `ablated`)."""
+    drawing = partial(ablated if "labels" in of else compared, **of)
+    return Artefact(paper, number, title, _of_table(paper, number), drawing)
 
 
-def _spread(found: pd.DataFrame, metric: str) -> str:
-    if found.empty:
-        return MISSING
-    row = found.iloc[0]
-    deviation = row[f"{metric}_std"]
-    spread = "" if pd.isna(deviation) else f" ± {100 * deviation:.1f}"
-    return f"{100 * row[metric]:.1f}{spread}"
+def _look(
+    paper: str, number: str, title: str, pair: tuple[tuple[str, str], ...], files: Sequence[str]
+) -> Artefact:
+    """Pictures of the first of ``pair`` beside the second."""
+    return Artefact(paper, number, title, pair, partial(looked_at, files=files))
 
 
-def sweep(runs: pd.DataFrame, variants: list[str], field: str) -> pd.DataFrame:
-    """Of `measured`, the rows of ``variants`` ("method/variant"), with the value of the model's
-    setting ``field`` in a column of that name, in ascending order. Of two variants that come to the
-    same value the one with more runs is taken."""
-    chosen = runs[runs["variant"].isin(variants)]
-    values = [json.loads(text)["model"][field] for text in chosen["settings"]]
-    points = chosen.assign(**{field: values}).sort_values([field, "runs"])
-    return points.drop_duplicates(["dataset", "mode", field], keep="last")
+def _distinct(points: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """Of runs that come to the same settings the first: a dataset's own value is a point of a
+    sweep, and the full method's run."""
+    found: dict[str, tuple[str, str]] = {}
+    for name, kind in points:
+        run = configure(*name.split("/"), "paper", dataset=kind)
+        found.setdefault(repr(replace(run, variant="")), (name, kind))
+    return tuple(found.values())
+
+
+def _mutual_prediction() -> list[Artefact]:
+    paper, full = "mutual_prediction", "mutual_prediction/fgfl-cmimpl"
+    fields = {
+        field: (field, [full] + [f"{paper}/{v}" for v in mutual_prediction.VARIANTS if field in v])
+        for field in ("alpha", "beta")
+    }
+    points = [(v, k) for k in ("sysu", "regdb") for _, names in fields.values() for v in names]
+    searches = {"sysu": ("all", "indoor"), "regdb": ("visible-to-infrared", "infrared-to-visible")}
+    labels = ("baseline", "+ FGFL", "+ FGFL\n+ CMIMPL")
+    return [
+        _table(paper, "T2", "RegDB beside other methods"),
+        _table(paper, "T3", "SYSU-MM01 beside other methods"),
+        _table(paper, "T4", "what each part brings", labels=labels, trial=1, over="above"),
+        Artefact(
+            paper,
+            "F3",
+            "weights of the two terms",
+            _distinct(points),
+            partial(swept, fields=fields, modes=searches, trial=1),
+        ),
+    ]
+
+
+def _crossvit_csa() -> list[Artefact]:
+    paper = "crossvit_csa"
+    pair = ((f"{paper}/ta-crossvit-csa-wt", "sysu"), (f"{paper}/baseline", "sysu"))
+    cross = "Cross\nViT"
+    parts = ("base", "TA", cross, "CSA", f"TA\n{cross}", f"TA\n{cross}\nCSA", "all\nfour")
+    return [
+        _table(paper, "T1", "SYSU-MM01 beside other methods"),
+        _table(paper, "T2", "RegDB beside other methods"),
+        _table(paper, "T3", "what each part brings", labels=parts),
+        _table(paper, "T4", "three losses", labels=("center", "batch-hard", "weighted")),
+        _look(paper, "F3", "where the network looks", pair, ("gradcam",)),
+        _look(paper, "F4", "ten best matches", pair, ("top10_beside",)),
+    ]
+
+
+def _fprnet() -> list[Artefact]:
+    paper, rows = "fprnet", _of_table("fprnet", "T8")
+    names = ("One-\nstream", "Two-\nstream", "Zero-\npad", "ResNet", "SVDnet", "FPRnet", "+ SRCNN")
+    parts = ("no\ndomains", "no\nIR-RGB", "no\nfusion", "no\nupsampling")
+    heads = ("single\nSVD", "double\nSVD", "LeakyReLU", "ReLU")
+    return [
+        _table(paper, "T3", "weights of the losses"),
+        _table(paper, "T4", "which features, and how they are joined"),
+        _table(paper, "T5", "what is left out", labels=parts, over="none"),
+        _table(paper, "T6", "the heads", labels=heads, over="none"),
+        _table(paper, "T8", "SYSU-MM01 beside other methods"),
+        Artefact(paper, "F4", "accuracy", rows, partial(bars, table="T8", labels=names)),
+        Artefact(paper, "F5", "CMC curves", rows, cmc),
+        Artefact(paper, "F6", "convergence", rows, converged),
+    ]
+
+
+def _multi_granularity() -> list[Artefact]:
+    paper = "multi_granularity"
+    blocks = {"i1": "$I_1$, blocks of MGSA", "i2": "$I_2$, blocks of MSAM"}
+    fields = {
+        f: (blocks[f], [f"{paper}/{v}" for v in names])
+        for f, names in multi_granularity.SWEEPS.items()
+    }
+    points = dict.fromkeys((v, "sysu") for _, variants in fields.values() for v in variants)
+    labels = ("baseline", "+ MGSA", "+ MSAM", "+ MGSA\n+ MSAM")
+    drawing = partial(swept, fields=fields, modes={"sysu": ("all",)})
+    return [
+        _table(paper, "T1", "what each attention brings", labels=labels),
+        Artefact(paper, "F3", "number of blocks", tuple(points), drawing),
+    ]
+
+
+def _mrda() -> list[Artefact]:
+    paper, full = "mrda", "mrda/mrm-dam"
+    stages = [full, *(f"mrda/stage-{stage}" for stage in (0, 2, 3, 4))]
+    fields = {"region_stage": ("stage of the region-centre loss", stages)}
+    pair = ((full, "sysu"), ("mrda/baseline", "sysu"))
+    parts = ("baseline", "+ MRM", "+ DAM", "+ both")
+    return [
+        _table(paper, "T1", "four attentions", labels=("DAM", "BAM", "CBAM", "IWPAM")),
+        _table(paper, "T2", "what each part brings", labels=parts),
+        _table(paper, "T3", "SYSU-MM01, all-search, beside other methods"),
+        _table(paper, "T4", "SYSU-MM01, indoor-search, beside other methods"),
+        _table(paper, "T5", "RegDB beside other methods"),
+        Artefact(
+            paper,
+            "F6",
+            "where the mask constrains",
+            tuple((v, "sysu") for v in stages),
+            partial(swept, fields=fields, modes={"sysu": ("all", "indoor")}),
+        ),
+        _look(paper, "F7", "features and their distances", pair, ("tsne", "distances")),
+        _look(paper, "F8", "where the network looks", pair, ("gradcam",)),
+        _look(paper, "F9", "ten best matches", pair, ("top10_beside",)),
+    ]
+
+
+def artefacts() -> dict[str, Artefact]:
+    """The papers' tables and figures by name, "mrda-T1"."""
+    every = [*_mutual_prediction(), *_crossvit_csa(), *_fprnet(), *_multi_granularity(), *_mrda()]
+    return {artefact.name: artefact for artefact in every}

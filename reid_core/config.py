@@ -64,6 +64,9 @@ class RunConfig:
     erase: Probability = 0.0
     grayscale: Probability = 0.0  # of visible training images
     trivial_augment: bool = False
+    superres: bool = False  # visible training images are first super-resolved, see superres.py
+    superres_reading: Literal["working", "printed"] = "working"  # of how that network is trained
+    superres_steps: Positive = 800  # of its training
 
     identities: Annotated[int, Field(ge=2)] = 8  # P, in a batch: one alone has no negatives
     images: Positive = 4  # K, of each identity and modality
@@ -79,6 +82,7 @@ class RunConfig:
     milestones: tuple[float, ...] = (20, 50)  # epochs at which lr is multiplied by gamma
     gamma: NotNegative = 0.1
     precision: Literal["bf16", "fp32"] = "bf16"
+    rerank: bool = False  # measure every protocol with re-ranking too, see retrieval/rerank.py
 
     model: dict[str, Any] = field(default_factory=dict)  # fields of the method's Config
 
@@ -141,6 +145,17 @@ def load_profile(name: str) -> dict[str, Any]:
     ConfigError
         There is no such profile, or its file has another form.
     """
+    return _profile(name)["overrides"]
+
+
+def profile_datasets(name: str) -> dict[str, str]:
+    """The datasets on which a profile's artefacts are measured, PaperDolls where its file has no
+    ``sysu`` or ``regdb``. Raises as `load_profile` does."""
+    drawn = {"sysu": "paperdolls-sysu", "regdb": "paperdolls-regdb"}
+    return drawn | {k: v for k, v in _profile(name).items() if k in drawn}
+
+
+def _profile(name: str) -> dict[str, Any]:
     path = PROFILES / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in PROFILES.glob("*.yaml")))
@@ -149,4 +164,4 @@ def load_profile(name: str) -> dict[str, Any]:
     overrides = content.get("overrides") if isinstance(content, dict) else None
     if not isinstance(overrides, dict) or content.get("profile") != name:
         raise ConfigError(f"{shown(path)}: expected 'profile: {name}' and a mapping 'overrides'.")
-    return overrides
+    return content

@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 RIGHT, WRONG, NEUTRAL = "#009E73", "#D55E00", "#000000"
 LINES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 STYLES = ("-", "--", "-.", ":")
+_MEASURED = ("rank1", "mAP")  # columns of a history that are no losses
 _RANKS = "rank in the gallery · green, solid, ✓: same person · red, dashed, ✗: another person"
 
 
@@ -159,7 +160,7 @@ def cmc_curves(curves: Mapping[str, Sequence[float]], title: str) -> Figure:
 
 def training_curves(histories: Mapping[str, pd.DataFrame], title: str) -> Figure:
     """Every loss term against the epoch, one panel a term, one line a run."""
-    hidden = {"epoch", "lr", "seconds"}
+    hidden = {"epoch", "lr", "seconds", *_MEASURED}
     terms = list(dict.fromkeys(c for h in histories.values() for c in h if c not in hidden))
     terms.sort(key=lambda term: term == "total")  # last, whatever term enters later
     epochs = max(history["epoch"].max() for history in histories.values())
@@ -173,6 +174,27 @@ def training_curves(histories: Mapping[str, pd.DataFrame], title: str) -> Figure
         axis.set(xlim=(0.5, epochs + 0.5))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         _legend(axis)
+    return figure
+
+
+def convergence(histories: Mapping[str, pd.DataFrame], title: str) -> Figure:
+    """Rank-1 and mAP (a row each, per cent) after every epoch, against epochs and against the
+    seconds of training until then; a line a run, of which the epochs count that were measured."""
+    figure = Figure(figsize=(9.6, 6.4), layout="constrained")
+    figure.suptitle(title, fontsize=12)
+    axes = figure.subplots(2, 2, sharex="col", sharey="row")
+    for row, measure, text in zip(axes, _MEASURED, ("rank-1", "mAP"), strict=True):
+        for number, (name, history) in enumerate(histories.items()):
+            known = history[measure].notna()
+            for axis, x in zip(row, (history["epoch"], history["seconds"].cumsum()), strict=True):
+                _line(axis, number, x[known], 100 * history[measure][known], name)
+        row[0].set(ylabel=f"{text} (%)", ylim=(0, None))
+    axes[1, 0].set(xlabel="epoch")
+    axes[1, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[1, 1].set(xlabel="seconds of training")
+    for axis in axes.flat:
+        axis.grid(alpha=0.3)
+    axes[0, 0].legend(fontsize=9)
     return figure
 
 
@@ -214,6 +236,7 @@ def ablation_bars(
     panels: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[float]]],
     labels: Sequence[str],
     title: str,
+    measure: str = "rank-1",
 ) -> Figure:
     """Printed and measured values of an ablation's rows side by side, one panel a setting.
 
@@ -222,7 +245,8 @@ def ablation_bars(
     panels : {title: (printed, measured, deviation)}
         Per cent, one for each of ``labels``; NaN for none.
     """
-    figure = Figure(figsize=(4.4 * len(panels) + 0.4, 3.8), layout="constrained")
+    size = max(4.4, 0.85 * len(labels))
+    figure = Figure(figsize=(size * len(panels) + 0.4, 3.8), layout="constrained")
     figure.suptitle(title, fontsize=11)
     places, width = np.arange(len(labels)), 0.38
     for axis, (name, (printed, ours, spread)) in zip(
@@ -240,7 +264,7 @@ def ablation_bars(
                     x, y = bar.get_x() + width / 2, bar.get_height() + shift + 0.8
                     axis.text(x, y, f"{bar.get_height():.1f}", ha="center", fontsize=8)
         axis.set_xticks(places, labels, fontsize=8)
-        axis.set(ylabel="rank-1 (%)", xlim=(-0.7, len(labels) - 0.3), title=name)
+        axis.set(ylabel=f"{measure} (%)", xlim=(-0.7, len(labels) - 0.3), title=name)
         axis.set(ylim=(0, 128), yticks=range(0, 101, 20))  # the legend stands above the bars
         axis.legend(fontsize=8, loc="upper left")
     return figure

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 ROOT = Path(__file__).resolve().parent.parent
-PROFILES = ROOT / "notebooks" / "profiles"
+NOTEBOOKS = ROOT / "notebooks"
+PROFILES = NOTEBOOKS / "profiles"
 REPORTED = ROOT / "results" / "reported"
 PUBLISHED = ROOT / "results" / "published"
 

@@ -8,6 +8,7 @@ import json
 import platform
 import shutil
 import subprocess
+from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from reid_core import distributed
 from reid_core.config import RunConfig
 from reid_core.paths import REPORTED, ROOT, results_folder, shown, write_atomically
 
@@ -22,6 +24,10 @@ SMALL_FILES = ("params.json", "history.csv", "metrics.json")  # of these a recor
 MEASURES = ("rank1", "rank5", "rank10", "rank20", "mAP", "mINP")
 _KEYS = ("profile", "dataset", "method", "variant", "seed", "trial")
 _EVALUATION = ("profile", "dataset", "method", "variant", "protocol", "mode", "gallery", "shots")
+
+
+# of settings newer than some runs: each one's default is what was done before it existed
+_DEFAULTS = {f.name: f.default for f in fields(RunConfig) if isinstance(f.default, int | str)}
 
 
 class RunError(RuntimeError):
@@ -39,7 +45,8 @@ def figures_folder(run: RunConfig) -> Path:
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
-    """Where numbers come from: versions, git commit, device."""
+    """Where numbers come from: versions, git commit, device, number of processes, of the
+    moment when the run began."""
     git = ["git", "-C", str(ROOT), "--no-optional-locks"]  # several runs may start at once
     git += ["describe", "--always", "--dirty", "--abbrev=12"]
     try:
@@ -52,6 +59,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "commit": commit,
         "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
         "device": f"{device.type} ({name}, {torch.get_num_threads()} threads)",
+        "processes": distributed.count(),
     }
 
 
@@ -69,7 +77,7 @@ def open_folder(run: RunConfig, data: str, device: torch.device) -> Path:
     folder = folder_of(run)
     if any((folder / name).exists() for name in ("checkpoint.pt", "metrics.json")):
         _require_same(read_json(folder / "params.json"), run, folder, data)
-    else:
+    elif distributed.rank() == 0:
         content = {"config": run.to_dict(), "data": data, "provenance": provenance(device)}
         write_atomically(folder / "params.json", json.dumps(content, indent=1) + "\n")
     return folder
@@ -79,7 +87,7 @@ def _require_same(
     found: dict[str, Any], run: RunConfig, folder: Path, data: str | None = None
 ) -> None:
     """``data`` None leaves the dataset out of the comparison."""
-    there, asked = _flat(found["config"]), _flat(run.to_dict())
+    there, asked = _DEFAULTS | _flat(found["config"]), _flat(run.to_dict())
     if data is not None:
         there, asked = there | {"data": found["data"]}, asked | {"data": data}
     differences = [
@@ -179,6 +187,16 @@ def table(profile: str = "*", *, records_only: bool = False) -> pd.DataFrame:
             rows[name] = [{**run, **result, "source": source} for result in content["results"]]
     every = [row for name in sorted(rows) for row in rows[name]]
     return pd.DataFrame(every) if every else pd.DataFrame(columns=[*_KEYS, "settings", "source"])
+
+
+def history(run: RunConfig) -> pd.DataFrame | None:
+    """The history of a finished run: this machine's, or else the committed record's, whatever its
+    settings; None where there is neither."""
+    for root in (results_folder(), REPORTED):
+        folder = root / "runs" / run.folder_name()
+        if (folder / "metrics.json").exists():
+            return pd.read_csv(folder / "history.csv")
+    return None
 
 
 def _common(content: dict[str, Any]) -> str:

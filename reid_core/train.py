@@ -2,8 +2,8 @@
 
 import os
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,7 +13,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import nn
 
-from reid_core import records
+from reid_core import distributed, records, superres
 from reid_core.config import RunConfig
 from reid_core.data.augment import Augment
 from reid_core.data.batches import Batch, CrossModalSampler, training_batches
@@ -35,7 +35,8 @@ class Trained:
 
     run: RunConfig
     model: nn.Module  # in evaluation mode
-    history: pd.DataFrame  # a row an epoch: epoch, last lr, mean of each term, total, seconds
+    history: pd.DataFrame  # a row an epoch: epoch, last lr, mean of each term, total, seconds of
+    # training, and what ``fit``'s ``after_epoch`` measured
     index: pd.DataFrame
     pixels: PackedImages
     device: torch.device
@@ -66,12 +67,21 @@ def make_optimizer(run: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
     return kind(parameters, betas=(run.momentum, 0.999), **common)
 
 
-def fit(run: RunConfig, data: Path | None = None, device: str = "auto") -> Trained:
+def fit(
+    run: RunConfig,
+    data: Path | None = None,
+    device: str = "auto",
+    after_epoch: Callable[[Trained], dict[str, float]] | None = None,
+) -> Trained:
     """Trains ``run`` to its last epoch and returns it; what is already trained is not done again.
 
     A checkpoint is written after every epoch, and everything random in an epoch follows from
     (seed, epoch): a run that was killed and is started again ends with the same weights, bit for
     bit on one CPU, as one that never was.
+
+    Where a launcher has started several processes (``torchrun --nproc-per-node 2``), they train
+    one model together, each on a GPU or core of its own, and end with the weights that one process
+    would have reached, up to rounding; any number may resume what another one began.
 
     Parameters
     ----------
@@ -80,6 +90,11 @@ def fit(run: RunConfig, data: Path | None = None, device: str = "auto") -> Train
         The dataset's folder; by default ``data/<dataset>``, where PaperDolls are drawn if missing.
     device : str
         "auto" (CUDA where there is one), or a torch device.
+    after_epoch : callable, optional
+        What it measures on the run so far joins the epoch's row of the history, and its time does
+        not count as the epoch's; see ``retrieval.features.accuracy``. It may switch the model to
+        evaluation and draw at random, but not change it: then the run ends as it would without,
+        and so this is no setting of the run. Epochs trained without it have no value.
 
     Raises
     ------
@@ -93,14 +108,17 @@ def fit(run: RunConfig, data: Path | None = None, device: str = "auto") -> Train
         The model cannot be built, for want of its weights file for example.
     """
     automatic = "cuda" if torch.cuda.is_available() else "cpu"
-    place = torch.device(automatic if device == "auto" else device)
-    root = obtain(run.dataset, data)
+    place = distributed.join(torch.device(automatic if device == "auto" else device))
+    with distributed.first_alone():
+        root = obtain(run.dataset, data)
     index = read(run.dataset, root, run.trial)
     if not (index["split"] == run.evaluate_on).any():
         raise DatasetError(f"{shown(root)}: {run.dataset} has no split '{run.evaluate_on}'.")
     with _alone(records.folder_of(run)):
-        folder = records.open_folder(run, fingerprint(index, root), place)
-        pixels = pack(index, root, run.height, run.width)
+        with distributed.first_alone():
+            content = fingerprint(index, root)
+            folder = records.open_folder(run, content, place)
+            pixels = pack(index, root, run.height, run.width)
         splits = ["train", "val"] if run.evaluate_on == "test" else ["train"]
         training = index[index["split"].isin(splits)]
         sampler = CrossModalSampler(training, run.identities, run.images, run.seed, run.steps)
@@ -110,20 +128,33 @@ def fit(run: RunConfig, data: Path | None = None, device: str = "auto") -> Train
         model = build(run, len(sampler.classes)).to(place, memory_format=torch.channels_last)
         optimizer = make_optimizer(run, model)
         history = _resume(folder, model, optimizer, place)
+        distributed.require_same(data=content, epochs=len(history))
         augment = Augment(run.pad, run.flip, run.erase, run.grayscale, run.trivial_augment)
         progress = Progress(run.epochs, sampler.steps, len(history))
         if len(history) < run.epochs:  # what was measured on lost weights is not this run's
             (folder / "metrics.json").unlink(missing_ok=True)
+        seen = pixels  # in training: what is measured on stays as it is
+        if run.superres and len(history) < run.epochs:
+            seen = superres.replace_visible(run, index, training, root, pixels, place)
+
+        def so_far() -> Trained:
+            frame = pd.DataFrame(history)
+            return Trained(run, model.eval(), frame, index, pixels, place, root, folder)
+
         for epoch in range(len(history), run.epochs):
-            batches = training_batches(pixels, sampler, augment, epoch, place)
+            batches = training_batches(seen, sampler, augment, epoch, place)
             started = time.perf_counter()
-            row = _train_epoch(run, model, optimizer, batches, epoch, sampler.steps, progress)
+            with distributed.spread(model):
+                row = _train_epoch(run, model, optimizer, batches, epoch, sampler.steps, progress)
             history.append(row | {"seconds": round(time.perf_counter() - started, 2)})
+            if after_epoch is not None:
+                history[-1] |= after_epoch(so_far())
             _checkpoint(folder, model, optimizer, history)
             progress.epoch_done(history[-1])
-        frame = pd.DataFrame(history)
-        write_atomically(folder / "history.csv", frame.to_csv(index=False))
-    return Trained(run, model.eval(), frame, index, pixels, place, root, folder)
+        trained = so_far()
+        if distributed.rank() == 0:
+            write_atomically(folder / "history.csv", trained.history.to_csv(index=False))
+    return trained
 
 
 def _train_epoch(
@@ -152,6 +183,7 @@ def _train_epoch(
             _stop(terms, epoch, step)
         optimizer.zero_grad(set_to_none=True)
         total.backward()
+        distributed.average_gradients(model)
         optimizer.step()
         for name, term in (terms | {"total": total}).items():
             sums[name] = sums.get(name, 0) + term.detach().double()
@@ -183,6 +215,8 @@ def _checkpoint(
         if not torch.isfinite(value).all():
             epoch = history[-1]["epoch"]
             raise TrainingStopped(f"{name} is not finite after epoch {epoch}. {_kept(epoch - 1)}")
+    if distributed.rank() > 0:
+        return
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
     temporary = folder / ".checkpoint.pt"  # always this name: a killed run leaves one at most
     with temporary.open("wb") as file:
@@ -214,6 +248,11 @@ def _resume(
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
+    """Rank 0 locks the folder; the others write nothing, and print nothing either."""
+    if distributed.rank() > 0:
+        with redirect_stdout(None):
+            yield
+        return
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):

@@ -1,139 +1,64 @@
-"""The printed numbers are the papers', and tables show them beside what was measured."""
-
-import json
+"""The papers' tables and figures as data: what they stand on, and that they draw."""
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
-from reid_core import artefacts
-from reid_core.artefacts import COLUMNS, beside, measured, published, sweep
-from reid_core.config import RunConfig
-from reid_core.methods import METHODS
-from reid_core.paths import PUBLISHED
+from reid_core.artefacts import artefacts
+from reid_core.drawings import Place
+from reid_core.methods import configure
+from reid_core.tables import published
 
-PAPERS = sorted(path.stem for path in PUBLISHED.glob("*.csv"))
-
-
-@pytest.mark.parametrize("paper", PAPERS)
-def test_published_numbers_are_tidy(paper):
-    table = published(paper)
-    assert list(table) == COLUMNS
-    assert set(table["dataset"]) <= {"sysu", "regdb"}
-    modes = {"sysu": {"all", "indoor"}, "regdb": {"visible-to-infrared", "infrared-to-visible"}}
-    assert all(row.mode in modes[row.dataset] for row in table.itertuples())
-    assert set(table["metric"]) <= {"rank1", "rank5", "rank10", "rank20", "mAP", "mINP"}
-    assert table["value"].dropna().between(0, 100).all()
-    assert not table.duplicated([c for c in COLUMNS if c not in ("value", "variant")]).any()
-    for name in set(table["variant"]) - {""}:
-        method, variant = name.split("/")
-        assert variant in METHODS[method].VARIANTS, name
+NOWHERE = Place("smoke", "paperdolls-tiny", "paperdolls-tiny-regdb")  # no run of it is finished
 
 
-def column(paper: str, table: str, mode: str, metric: str) -> pd.Series:
-    rows = published(paper).query("table == @table and mode == @mode and metric == @metric")
-    return rows["value"]
+@pytest.mark.parametrize("artefact", artefacts().values(), ids=lambda a: a.name)
+def test_runs_can_be_configured(artefact):
+    assert artefact.runs
+    for name, kind in artefact.runs:
+        assert configure(*name.split("/"), "paper", dataset=kind).method == name.split("/")[0]
 
 
-@pytest.mark.parametrize(
-    "table, mode, metric, count, total",
-    [  # added up by hand from the printed page
-        ("T4", "all", "rank1", 3, 48.17 + 51.22 + 56.48),
-        ("T4", "visible-to-infrared", "mAP", 3, 62.74 + 65.81 + 80.30),
-        ("T3", "all", "mAP", 21, 780.19),
-        ("T2", "infrared-to-visible", "rank1", 13, 673.77),
-    ],
-)
-def test_columns_of_mutual_prediction_add_up(table, mode, metric, count, total):
-    values = column("mutual_prediction", table, mode, metric)
-    assert values.notna().sum() == count
-    assert values.sum() == pytest.approx(total)
+def test_runs_of_a_table_are_its_rows():
+    runs = artefacts()["mrda-T5"].runs
+    assert set(runs) == {
+        ("baselines/zero-padding", "regdb"),
+        ("baselines/agw", "regdb"),
+        ("mrda/mrm-dam", "regdb"),
+    }
+    rows = published("mrda").query("table == 'T5'")
+    assert set(rows["variant"]) - {""} == {name for name, _ in runs}
 
 
-def test_rows_of_mutual_prediction():
-    rows = published("mutual_prediction")
-    assert rows.groupby("table")["method"].nunique().to_dict() == {"T2": 20, "T3": 21, "T4": 3}
-    assert len(rows) == 20 * 8 + 21 * 8 + 3 * 8
-    hat = rows.query("method == 'HAT' and mode == 'infrared-to-visible'")
-    assert hat["value"].tolist() == [70.02, 86.45, 91.61, 66.30]
-    assert rows.query("method == 'Hi-CMD' and mode == 'indoor'")["value"].isna().all()
+def test_a_point_that_is_the_full_method_is_not_trained_again():
+    runs = artefacts()["mutual_prediction-F3"].runs
+    assert ("mutual_prediction/fgfl-cmimpl", "sysu") in runs
+    assert ("mutual_prediction/alpha-12.2", "sysu") not in runs
+    assert ("mutual_prediction/alpha-12.2", "regdb") in runs, "its alpha is 35"
+    assert len(runs) == 2 * (6 + 7 - 1), "13 points of each dataset, of which two are one run"
 
 
-@pytest.mark.parametrize(
-    "mode, metric, total",
-    [
-        ("all", "rank1", 59.14 + 61.60 + 60.35 + 61.23),
-        ("all", "mAP", 54.86 + 56.34 + 57.98 + 57.96),
-        ("all", "mINP", 38.22 + 45.37 + 40.71 + 45.82),
-        ("visible-to-infrared", "rank1", 92.61 + 92.83 + 91.73 + 92.31),
-        ("visible-to-infrared", "mAP", 87.95 + 89.24 + 88.01 + 89.39),
-        ("visible-to-infrared", "mINP", 79.57 + 82.47 + 80.52 + 82.94),
-    ],
-)
-def test_columns_of_multi_granularity_add_up(mode, metric, total):
-    values = column("multi_granularity", "T1", mode, metric)
-    assert len(published("multi_granularity")) == 4 * 2 * 3
-    assert values.sum() == pytest.approx(total)
+@pytest.mark.parametrize("artefact", artefacts().values(), ids=lambda a: a.name)
+def test_draws_dashes_where_nothing_is_finished(artefact, tmp_path, monkeypatch):
+    monkeypatch.setenv("REID_RESULTS", str(tmp_path))
+    drawn = artefact.draw(NOWHERE)
+    assert all(isinstance(thing, pd.DataFrame | Figure) for thing in drawn.values())
+    tables = [t for name, t in drawn.items() if "_steps_" not in name and "_points" not in name]
+    for table in (t for t in tables if isinstance(t, pd.DataFrame)):
+        assert set(table.xs("measured", axis=1, level=2).stack([0, 1]).unique()) == {"—"}
 
 
-def test_unknown_or_misshapen_paper_is_refused(monkeypatch, tmp_path):
-    monkeypatch.setattr(artefacts, "PUBLISHED", tmp_path)
-    (tmp_path / "one.csv").write_text("table,value\nT1,3\n")
-    with pytest.raises(ValueError, match=r"two\.csv: no such file; published numbers exist of one"):
-        published("two")
-    with pytest.raises(ValueError, match=r"one\.csv: found columns \['table', 'value'\], expected"):
-        published("one")
+def test_saves_what_it_draws(tmp_path, monkeypatch):
+    monkeypatch.setenv("REID_RESULTS", str(tmp_path))
+    paths = artefacts()["mrda-T2"].save(NOWHERE)
+    folder = tmp_path / "runs/smoke/figures/mrda"
+    assert paths["T2"] == folder / "T2.png"
+    assert (folder / "T2.svg").is_file()
+    lines = (folder / "T2_paperdolls-tiny.csv").read_text().splitlines()
+    assert len(lines) == 3 + 4, "three lines of headings and a row a variant"
 
 
-# ------------------------------------------------------------------------ beside what is measured
-
-
-@pytest.fixture
-def runs(monkeypatch) -> pd.DataFrame:
-    """Two seeds of m/a at rank-1 40 and 50 %, one of m/b; multi-shot rows too."""
-    rows = []
-    for variant, seed, rank1, alpha in (("a", 0, 0.4, 2), ("a", 1, 0.5, 2), ("b", 0, 0.3, 1)):
-        config = RunConfig("m", variant, seed=seed, model={"alpha": alpha}).to_dict()
-        settings = json.dumps({k: v for k, v in config.items() if k != "seed"})
-        row = dict.fromkeys(("rank5", "rank10", "rank20", "mAP", "mINP"), 0.2) | {"rank1": rank1}
-        row |= {"profile": "demo", "dataset": "paperdolls-sysu", "method": "m", "trial": 1}
-        row |= {"variant": variant, "seed": seed, "settings": settings, "source": "run"}
-        row |= {"protocol": "sysu", "mode": "all"}
-        rows += [row | {"gallery": "agw", "shots": 1}, row | {"gallery": "official", "shots": 10}]
-    monkeypatch.setattr(artefacts.records, "table", lambda profile: pd.DataFrame(rows))
-    return measured("demo")
-
-
-def test_measured_takes_single_shot_of_one_gallery(runs):
-    assert runs[["variant", "runs", "layout"]].values.tolist() == [
-        ["m/a", 2, "sysu"],
-        ["m/b", 1, "sysu"],
-    ]
-    assert measured("demo", "official").empty
-    assert measured("demo", trial=2).empty
-
-
-def test_beside(runs):
-    head = {"table": "T1", "reference": "", "dataset": "sysu", "mode": "all"}
-    rows = pd.DataFrame(
-        [
-            {**head, "method": "A", "variant": "m/a", "metric": "rank1", "value": 61.25},
-            {**head, "method": "A", "variant": "m/a", "metric": "mAP", "value": float("nan")},
-            {**head, "method": "B", "variant": "m/b", "metric": "rank1", "value": 10.0},
-            {**head, "method": "C", "variant": "", "metric": "rank1", "value": 5.0},
-            {**head, "method": "D", "variant": "m/d", "metric": "rank1", "value": 6.0},
-        ]
-    )
-    table = beside(rows, runs)
-    assert table.loc["A", ("all", "rank1", "paper")] == "61.25"
-    assert table.loc["A", ("all", "rank1", "measured")] == "45.0 ± 7.1"
-    assert table.loc["A", ("all", "mAP", "paper")] == "—"
-    assert table.loc["B", ("all", "rank1", "measured")] == "30.0"
-    assert table.loc[["C", "D"], ("all", "rank1", "measured")].tolist() == ["—", "—"]
-    assert table["", "", "runs"].tolist() == [2, 1, 0, 0]
-
-
-def test_sweep_is_ordered_by_its_setting(runs):
-    again = runs[runs["variant"] == "m/a"].assign(variant="m/c", runs=1, rank1=0.9)
-    points = sweep(pd.concat([runs, again]), ["m/a", "m/b", "m/c", "m/none"], "alpha")
-    assert points["alpha"].tolist() == [1, 2], "a value twice is one point, of the more runs"
-    assert points["rank1"].tolist() == pytest.approx([0.3, 0.45])
+def test_a_dataset_can_be_left_out(tmp_path, monkeypatch):
+    monkeypatch.setenv("REID_RESULTS", str(tmp_path))
+    drawn = artefacts()["multi_granularity-T1"].draw(Place("smoke", "", "paperdolls-tiny-regdb"))
+    assert list(drawn) == ["T1_paperdolls-tiny-regdb", "T1_steps_paperdolls-tiny-regdb", "T1"]

@@ -129,6 +129,18 @@ def test_trivial_augment_is_decided_per_image():
     assert len({picture.numpy().tobytes() for picture in out}) > 20
 
 
+def test_trivial_augment_is_torchvisions_wide_one():
+    """Picture by picture, from a seed that the generator gives after crops and flips."""
+    images, chance = noise(12), random(3)
+    found = plain(trivial=True)(images, "visible", random(3))
+    plain()(images, "visible", chance)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**31, (), generator=chance)))
+        transform = v2.TrivialAugmentWide()
+        changed = [transform(picture.permute(2, 0, 1)).permute(1, 2, 0) for picture in images]
+    assert found.equal(normalise(torch.stack(changed)))
+
+
 @pytest.mark.parametrize("name", ["flip", "grayscale", "erase"])
 def test_certain_and_impossible_decisions(name):
     images = noise(50)

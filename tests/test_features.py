@@ -14,7 +14,7 @@ from reid_core.data.images import pack
 from reid_core.data.sysu import read_sysu
 from reid_core.methods import build, configure
 from reid_core.retrieval import features as module
-from reid_core.retrieval.features import evaluate_all, extract, measure, settings_of
+from reid_core.retrieval.features import accuracy, evaluate_all, extract, measure, settings_of
 from reid_core.train import fit
 
 MEASURES = {"rank1", "rank5", "rank10", "rank20", "mAP", "mINP"}
@@ -163,3 +163,35 @@ def test_killed_between_features_and_metrics(monkeypatch, tmp_path, tiny_dolls):
     with monkeypatch.context() as patch:  # finished: nothing is done again
         patch.setattr(module, "extract", killed)
         assert measure(fit(run, tiny_dolls)) == content
+
+
+def test_accuracy_after_every_epoch_changes_nothing(monkeypatch, tmp_path, tiny_dolls):
+    """The last epoch's is the run's result, and the run's weights are to the bit those of a run
+    that nobody watched. A run that was watched from its second epoch on has no value before."""
+    run = configure("baselines", "two-stream", "smoke", {"erase": 0.5, "grayscale": 0.5})
+    results = {}
+    for name, watched in (("plain", None), ("watched", accuracy)):
+        monkeypatch.setenv("REID_RESULTS", str(tmp_path / name))
+        results[name] = fit(run, tiny_dolls, after_epoch=watched)
+    plain, watched = results["plain"], results["watched"]
+    state = watched.model.state_dict()
+    assert all(torch.equal(v, state[k]) for k, v in plain.model.state_dict().items())
+    added = ["rank1", "mAP"]
+    assert list(watched.history) == [*plain.history, *added]
+    columns = plain.history.columns.drop("seconds")
+    pd.testing.assert_frame_equal(plain.history[columns], watched.history[columns])
+    metrics = measure(watched)
+    last = {m: metrics["results"][0][m] for m in added}
+    assert watched.history.iloc[-1][added].to_dict() == pytest.approx(last)
+    monkeypatch.setenv("REID_RESULTS", str(tmp_path / "late"))
+
+    def unwatched_then_killed(trained):
+        if len(trained.history) == 2:
+            raise KeyboardInterrupt
+        return {}
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(run, tiny_dolls, after_epoch=unwatched_then_killed)
+    late = fit(run, tiny_dolls, after_epoch=accuracy)
+    assert late.history["rank1"].isna().tolist() == [True, False]
+    assert all(torch.equal(v, state[k]) for k, v in late.model.state_dict().items())

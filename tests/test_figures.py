@@ -55,6 +55,35 @@ def test_training_curves_have_a_panel_for_each_term_of_any_run() -> None:
     assert [len(axis.lines) for axis in figure.axes] == [2, 1]
 
 
+def test_training_curves_leave_measures_out() -> None:
+    history = pd.DataFrame({"epoch": [1, 2], "total": [2.0, 1.0], "rank1": 0.1, "mAP": 0.2})
+    figure = figures.training_curves({"a": history}, "title")
+    assert [axis.get_ylabel() for axis in figure.axes] == ["mean total loss"]
+
+
+def test_convergence_is_drawn_against_epochs_and_against_seconds() -> None:
+    """In per cent, of the epochs that were measured; seconds add up over all of them."""
+    rows = {"epoch": [1, 2, 3], "seconds": [5.0, 4.0, 6.0]}
+    first = pd.DataFrame({**rows, "rank1": [0.1, None, 0.3], "mAP": [0.2, None, 0.4]})
+    second = pd.DataFrame({**rows, "rank1": [0.5, 0.6, 0.7], "mAP": [0.1, 0.2, 0.3]})
+    figure = figures.convergence({"a": first, "b": second}, "title")
+    drawn = [[line.get_data() for line in axis.lines] for axis in figure.axes]
+    lists = [[(list(x), [round(v) for v in y]) for x, y in axis] for axis in drawn]
+    assert lists == [
+        [([1, 3], [10, 30]), ([1, 2, 3], [50, 60, 70])],
+        [([5, 15], [10, 30]), ([5, 9, 15], [50, 60, 70])],
+        [([1, 3], [20, 40]), ([1, 2, 3], [10, 20, 30])],
+        [([5, 15], [20, 40]), ([5, 9, 15], [10, 20, 30])],
+    ]
+    labels = [(axis.get_xlabel(), axis.get_ylabel()) for axis in figure.axes]
+    assert labels == [
+        ("", "rank-1 (%)"),
+        ("", ""),
+        ("epoch", "mAP (%)"),
+        ("seconds of training", ""),
+    ]
+
+
 def test_grid_labels_rows_and_columns_and_leaves_gaps() -> None:
     grid = [[PICTURES[0], None, PICTURES[1]], [PICTURES[2], PICTURES[3], None]]
     figure = figures.picture_grid(grid, "title", ["a", "b", "c"], ["x", "y"])

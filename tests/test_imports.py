@@ -11,16 +11,22 @@ import reid_core
 
 PACKAGE = Path(reid_core.__file__).parent
 ORDER = [
-    ("paths", "config"),
+    ("paths", "config", "distributed"),
     ("records",),
     ("data",),
     ("layers",),
     ("losses",),
     ("methods",),
-    ("progress", "train"),
+    ("progress",),
+    ("superres",),
+    ("train",),
     ("retrieval",),
     ("figures", "comparisons"),
-    ("artefacts", "report"),
+    ("notebooks",),
+    ("tables", "report"),
+    ("drawings",),
+    ("artefacts",),
+    ("reproduce",),
     ("__main__",),
 ]
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))

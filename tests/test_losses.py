@@ -6,12 +6,14 @@ import pytest
 import torch
 
 from reid_core.losses.triplet import (
+    adaptive_weighted_triplet,
     batch_hard_triplet,
     pairwise_distance,
     weighted_regularised_triplet,
 )
 
-LOSSES = [batch_hard_triplet, weighted_regularised_triplet]
+LOSSES = [batch_hard_triplet, weighted_regularised_triplet, adaptive_weighted_triplet]
+EQUAL = dict(zip(LOSSES, (0.3, math.log(2), 1.0), strict=True))  # of features that are all alike
 
 
 @pytest.fixture
@@ -56,6 +58,34 @@ def test_weighted_regularised_equals_a_double_loop(batch):
         total += math.log(1 + math.exp(far - near))
     found = weighted_regularised_triplet(features, identity)
     assert found.item() == pytest.approx(total / len(identity), rel=1e-12)
+
+
+@pytest.mark.parametrize("hinge", [True, False])
+@pytest.mark.parametrize("margin", [1.0, 0.2])
+def test_adaptive_weighted_equals_a_double_loop(margin, hinge, batch):
+    """Eq. 15, with an identity so far from the others that its hinges close."""
+    features, identity = batch[0] + 9.0 * (batch[1] == 9)[:, None], batch[1]
+    total, closed = 0.0, 0
+    for anchor in range(len(identity)):
+        positives, negatives = naive_distances(features, identity, anchor)
+        far = near = 0.0
+        for d in positives:
+            far += math.exp(d) / sum(math.exp(other) for other in positives) * d
+        for d in negatives:
+            near += math.exp(-d) / sum(math.exp(-other) for other in negatives) * d
+        gap = far - near + margin
+        closed += gap < 0
+        total += max(0.0, gap) if hinge else gap
+    assert 0 < closed < len(identity)
+    found = adaptive_weighted_triplet(features, identity, margin, hinge)
+    assert found.item() == pytest.approx(total / len(identity), rel=1e-12)
+
+
+def test_without_a_hinge_the_loss_has_no_lower_bound():
+    line = torch.tensor([[0.0], [0.0], [1.0], [1.0]])
+    identity = torch.tensor([0, 0, 1, 1])
+    values = [adaptive_weighted_triplet(line * s, identity, 1.0, hinge=False) for s in (1, 10, 100)]
+    assert [v.item() for v in values] == pytest.approx([0, -9, -99])
 
 
 def test_batch_hard_by_hand():
@@ -111,7 +141,7 @@ def test_equal_features_have_a_finite_gradient(loss):
     features = torch.ones(4, 3, requires_grad=True)
     value = loss(features, torch.tensor([0, 0, 1, 1]))
     value.backward()
-    assert value.item() == pytest.approx(0.3 if loss is batch_hard_triplet else math.log(2))
+    assert value.item() == pytest.approx(EQUAL[loss])
     assert torch.isfinite(features.grad).all()
 
 

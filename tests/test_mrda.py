@@ -5,7 +5,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from reid_core.artefacts import published
 from reid_core.config import ConfigError
 from reid_core.data.augment import denormalise, normalise
 from reid_core.data.batches import Batch
@@ -19,6 +18,7 @@ from reid_core.losses.hetero_center import hetero_center_triplet
 from reid_core.losses.region_center import region_center_loss
 from reid_core.methods import build, configure
 from reid_core.methods.mrda import REGIONS, VARIANTS, Model, reconstruct
+from reid_core.tables import published
 from reid_core.train import make_optimizer
 
 IDENTITIES = 4

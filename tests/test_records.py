@@ -44,7 +44,7 @@ def test_folder_and_its_settings(run, tmp_path):
     assert folder == tmp_path / "local/runs/smoke/paperdolls-sysu/baselines/two-stream/seed0"
     params = json.loads((folder / "params.json").read_text())
     assert params["config"] == run.to_dict() and params["data"] == "abc"
-    assert params["provenance"].keys() == {"commit", "versions", "device"}
+    assert params["provenance"].keys() == {"commit", "versions", "device", "processes"}
     assert params["provenance"]["versions"]["torch"] == torch.__version__.split("+")[0]
     before = (folder / "params.json").stat().st_mtime_ns
     assert begin(run) == folder
@@ -73,6 +73,17 @@ def test_other_settings_are_refused_and_named(run):
         records.open_folder(other, "abc", CPU)
     assert "lr is 0.1 there, 0.2 asked; margin is 0.3 there, 0.5 asked." in str(error.value)
     assert "height" not in str(error.value)
+
+
+def test_a_run_from_before_a_setting_existed_had_its_default(run):
+    folder = begin(run)
+    params = json.loads((folder / "params.json").read_text())
+    del params["config"]["superres"]
+    (folder / "params.json").write_text(json.dumps(params))
+    assert begin(run) == folder
+    other = configure("baselines", "two-stream", "smoke", {"superres": True})
+    with pytest.raises(RunError, match="superres is False there, True asked"):
+        records.open_folder(other, "abc", CPU)
 
 
 def test_other_data_are_refused_and_named(run):
@@ -163,6 +174,16 @@ def test_table_prefers_local_runs_and_says_where_each_row_is_from(run):
         ["smoke", "two-stream", 1, 1, "all", 0.2, "record"],
     ]
     assert len(records.table("smoke")) == 2 and records.table("paper").empty
+
+
+def test_history_is_this_machines_or_the_records(run):
+    assert records.history(run) is None
+    folder = complete(run)
+    records.publish(folder)
+    (folder / "history.csv").write_text("epoch,total,seconds\n1,7.5,0.1\n")
+    assert records.history(run)["total"].tolist() == [7.5]
+    (folder / "metrics.json").unlink()
+    assert records.history(run)["total"].tolist() == [2.5]
 
 
 def test_empty_table_has_its_columns(run):

@@ -31,6 +31,13 @@ def denormalise(images: torch.Tensor) -> torch.Tensor:
     return (images * std + mean).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
+def luma(images: torch.Tensor) -> torch.Tensor:
+    """Pixels (B, H, W, 3) uint8 to their brightness (B, H, W, 1) uint8."""
+    with torch.autocast(images.device.type, enabled=False):
+        gray = images.float() @ torch.tensor(_LUMA, device=images.device)
+    return gray.round().to(torch.uint8)[..., None]
+
+
 @dataclass(frozen=True)
 class Augment:
     """Random crop (after padding with black), flip, grayscale, TrivialAugment (Müller & Hutter,
@@ -72,9 +79,7 @@ class Augment:
 
     def _gray(self, images: torch.Tensor, random: torch.Generator) -> torch.Tensor:
         chosen = (torch.rand(len(images), generator=random) < self.grayscale).to(images.device)
-        luma = images.float() @ torch.tensor(_LUMA, device=images.device)
-        gray = luma.round().to(torch.uint8)[..., None]
-        return torch.where(chosen[:, None, None, None], gray, images)
+        return torch.where(chosen[:, None, None, None], luma(images), images)
 
     def _erase(self, images: torch.Tensor, random: torch.Generator) -> torch.Tensor:
         """Blanks (to the mean, which is zero here) one rectangle of 2 to 40 % of the area and

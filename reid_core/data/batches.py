@@ -2,14 +2,21 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
 import torch
 
 from reid_core.data.augment import Augment
-from reid_core.data.images import PackedImages
 from reid_core.data.index import DatasetError
+
+
+class Pixels(Protocol):
+    """Pictures read by row, as `PackedImages` are."""
+
+    def take(self, rows: np.ndarray) -> torch.Tensor:
+        """The pictures of ``rows``: (n, H, W, 3) uint8."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,7 @@ class CrossModalSampler:
 
 
 def training_batches(
-    pixels: PackedImages,
+    pixels: Pixels,
     sampler: CrossModalSampler,
     augment: Augment,
     epoch: int,

@@ -4,7 +4,7 @@ import hashlib
 import math
 import mmap
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -60,9 +60,9 @@ def _unreadable(path: Path, error: Exception) -> DatasetError:
     )
 
 
-def decode(path: Path, height: int, width: int) -> np.ndarray:
-    """One picture as (height, width, 3) uint8, whatever its mode: 16 bits are scaled to 8, an alpha
-    channel is dropped.
+def decode(path: Path, height: int | None = None, width: int | None = None) -> np.ndarray:
+    """One picture as (height, width, 3) uint8, or in its own size, whatever its mode: 16 bits are
+    scaled to 8, an alpha channel is dropped.
 
     Raises
     ------
@@ -71,8 +71,8 @@ def decode(path: Path, height: int, width: int) -> np.ndarray:
     """
     try:
         with Image.open(path) as image:
-            small = _rgb(image).resize((width, height), Image.Resampling.LANCZOS)
-            return np.asarray(small)
+            size = width or image.width, height or image.height
+            return np.asarray(_rgb(image).resize(size, Image.Resampling.LANCZOS))
     except Exception as error:  # damaged files make Pillow's decoders raise nearly anything
         raise _unreadable(path, error) from None
 
@@ -147,13 +147,8 @@ def pack(index: pd.DataFrame, root: Path, height: int, width: int) -> PackedImag
     root = Path(root)
     target = packed_file(index, root, height, width)
     if not target.exists():
-        try:
-            _write(target, [root / path for path in index["path"]], height, width)
-        except OSError as error:
-            raise DatasetError(
-                f"{shown(target.parent)}: packed pictures cannot be written here ({error}). Free "
-                "or allow the space, or name another folder for data with REID_DATA."
-            ) from None
+        pictures = _decoded([root / path for path in index["path"]], height, width)
+        pack_pictures(target, pictures, len(index), height, width)
     return PackedImages(target)
 
 
@@ -162,11 +157,32 @@ def packed_file(index: pd.DataFrame, root: Path, height: int, width: int) -> Pat
     return data_folder() / "cache" / f"{_cache_key(index, Path(root))}-{height}x{width}.npy"
 
 
-def _write(target: Path, paths: list[Path], height: int, width: int) -> None:
-    header = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), height, width, 3)}
-    with atomic_file(target) as file, ThreadPoolExecutor(os.cpu_count()) as pool:
-        np.lib.format.write_array_header_1_0(file, header)
+def pack_pictures(
+    target: Path, pictures: Iterable[np.ndarray], count: int, height: int, width: int
+) -> None:
+    """Writes ``count`` pictures (height, width, 3) uint8 to a file for `PackedImages`, whole or not
+    at all.
+
+    Raises
+    ------
+    DatasetError
+        The file cannot be written.
+    """
+    header = {"descr": "|u1", "fortran_order": False, "shape": (count, height, width, 3)}
+    try:
+        with atomic_file(target) as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for picture in pictures:
+                file.write(picture.tobytes())
+    except OSError as error:
+        raise DatasetError(
+            f"{shown(target.parent)}: packed pictures cannot be written here ({error}). Free "
+            "or allow the space, or name another folder for data with REID_DATA."
+        ) from None
+
+
+def _decoded(paths: list[Path], height: int, width: int) -> Iterator[np.ndarray]:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(paths), _CHUNK):
             chunk = paths[start : start + _CHUNK]
-            for picture in pool.map(lambda path: decode(path, height, width), chunk):
-                file.write(picture.tobytes())
+            yield from pool.map(lambda path: decode(path, height, width), chunk)

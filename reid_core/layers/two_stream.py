@@ -94,12 +94,8 @@ def _load(network: nn.Module, name: str, weights: str) -> None:
                 f"network, fetch {enum.url}, put it into data/weights and give its name instead, "
                 "or choose 'none' to train from scratch."
             ) from None
-    elif Path(weights).is_file():
-        state = _read(weights)
     else:
-        raise ValueError(
-            f"weights: found no file '{weights}', expected 'imagenet', 'none' or a state dict's."
-        )
+        state = read_state(weights)
     try:
         network.load_state_dict(state)
     except (RuntimeError, TypeError) as error:
@@ -107,7 +103,12 @@ def _load(network: nn.Module, name: str, weights: str) -> None:
         raise ValueError(f"weights: '{weights}' does not fit {name}: {reason} …") from None
 
 
-def _read(path: str) -> dict[str, torch.Tensor]:
+def read_state(path: str) -> dict[str, torch.Tensor]:
+    """A state dict's file; ValueError where it is missing or damaged."""
+    if not Path(path).is_file():
+        raise ValueError(
+            f"weights: found no file '{path}', expected 'imagenet', 'none' or a state dict's."
+        )
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of damaged bytes torch.load may make any
@@ -168,7 +169,8 @@ class TwoStreamResNet(nn.Module):
                 f"and none before the last private one, which share_from {share_from} sets."
             )
         stages = resnet_stages(name, weights, last_stride)
-        self.channels, channels = _channels(stages[4]), _channels(stages[attend_after])
+        self.stage_channels = [_channels(stage) for stage in stages[1:]]  # of stages 1 to 4
+        self.channels, channels = self.stage_channels[-1], self.stage_channels[attend_after - 1]
         if non_local != "none":
             _add_non_local(stages, non_local)
         cut = attend_after + 1

@@ -61,9 +61,40 @@ def weighted_regularised_triplet(features: torch.Tensor, identity: torch.Tensor)
     ValueError
         An anchor has no positive or no negative.
     """
+    return F.softplus(_weighted_gap(features, identity)).mean()
+
+
+def adaptive_weighted_triplet(
+    features: torch.Tensor, identity: torch.Tensor, margin: float = 1.0, hinge: bool = True
+) -> torch.Tensor:
+    """Adaptively weighted triplet loss (Eq. 15, crossvit_csa):
+    ``mean_a [Σ_p ω_p d_ap − Σ_n ω_n d_an + α]₊``, α the margin, ω_p a softmax of d over the
+    anchor's positives and ω_n a softmax of −d over its negatives, as in
+    `weighted_regularised_triplet`, which has a softplus and no margin. The weights, too, pass
+    gradients on.
+
+    The equation prints a sum over the batch, N times this mean, and no hinge, which its Eq. 14 (the
+    batch-hard loss) has. Without ``hinge``, as printed, the loss has no lower bound: pushing all
+    identities apart for ever lowers it for ever.
+
+    Parameters
+    ----------
+    features : (n, D) float32
+    identity : (n,) int64
+
+    Raises
+    ------
+    ValueError
+        An anchor has no positive or no negative.
+    """
+    loss = _weighted_gap(features, identity) + margin
+    return (F.relu(loss) if hinge else loss).mean()
+
+
+def _weighted_gap(features: torch.Tensor, identity: torch.Tensor) -> torch.Tensor:
+    """``Σ_p w_p d_ap − Σ_n w_n d_an`` of every anchor a, (n,)."""
     distance = pairwise_distance(features, features)
     positive, negative = _pairs(identity)
     weight_p = distance.masked_fill(~positive, -torch.inf).softmax(1)
     weight_n = (-distance).masked_fill(~negative, -torch.inf).softmax(1)
-    gap = (weight_p * distance).sum(1) - (weight_n * distance).sum(1)
-    return F.softplus(gap).mean()
+    return (weight_p * distance).sum(1) - (weight_n * distance).sum(1)

@@ -4,7 +4,10 @@ A method's module has ``Config``, ``RECIPE`` (what its paper changes of ``RunCon
 and ``Model(config, identities)`` with ``embed``, ``losses`` and the part ``backbone``, which learns
 at its own rate. What a model draws at random, it draws from torch's global generator, which the
 trainer seeds for every epoch. A model whose ``backbone`` is no ``TwoStreamResNet`` names in
-``cam_layers`` what Grad-CAM shall look at; see ``retrieval.explain.grad_cam``.
+``cam_layers`` what Grad-CAM shall look at; see ``retrieval.explain.grad_cam``. Where several
+processes train one model, they share the rows of each batch that it gives to ``backbone`` or to a
+module in it; ``per_picture`` may name other costly parts that treat each row for itself; see
+``distributed.spread``.
 """
 
 from collections.abc import Mapping
@@ -17,13 +20,22 @@ from torch import nn
 from reid_core.config import ConfigError, RunConfig, load_profile, strictly
 from reid_core.data import DATASETS
 from reid_core.data.datasets import layout
-from reid_core.methods import baselines, mrda, multi_granularity, mutual_prediction
+from reid_core.methods import (
+    baselines,
+    crossvit_csa,
+    fprnet,
+    mrda,
+    multi_granularity,
+    mutual_prediction,
+)
 from reid_core.paths import data_folder
 
 METHODS: dict[str, ModuleType] = {
     "baselines": baselines,
+    "fprnet": fprnet,
     "multi_granularity": multi_granularity,
     "mutual_prediction": mutual_prediction,
+    "crossvit_csa": crossvit_csa,
     "mrda": mrda,
 }
 _PLACE = ("method", "variant", "profile", "dataset", "seed", "trial")  # they name the run's folder

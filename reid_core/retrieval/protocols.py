@@ -28,6 +28,7 @@ from reid_core.retrieval.metrics import (
     unit_rows,
     vector,
 )
+from reid_core.retrieval.rerank import rerank as reranked
 
 DIRECTIONS = ("visible-to-infrared", "infrared-to-visible")
 MODES = {"sysu": ("all", "indoor"), "regdb": DIRECTIONS, "llcm": DIRECTIONS}
@@ -41,7 +42,7 @@ class Result:
 
     Attributes
     ----------
-    protocol, mode, shots, gallery
+    protocol, mode, shots, gallery, rerank
         As asked of `evaluate`; the gallery of RegDB, where nothing is drawn, is "full".
     trials : pandas.DataFrame
         A row a trial: ``rank1, rank5, rank10, rank20, mAP, mINP`` as fractions, and the counts
@@ -56,6 +57,7 @@ class Result:
     gallery: str
     trials: pd.DataFrame
     cmc: np.ndarray
+    rerank: bool = False
 
     @property
     def mean(self) -> dict[str, float]:
@@ -76,6 +78,7 @@ def evaluate(
     gallery: str = "agw",
     permutations: Any = None,
     trials: int = 10,
+    rerank: bool = False,
 ) -> Result:
     """Measures features of a test set as its dataset's protocol asks.
 
@@ -113,6 +116,10 @@ def evaluate(
         For ``official``: ``scipy.io.loadmat("exp/rand_perm_cam.mat")``, or its ``rand_perm_cam``.
     trials : int
         How many galleries to draw and average over; RegDB draws none and does not look at it.
+    rerank : bool
+        Rank by `retrieval.rerank` among the queries and the gallery of each trial, with no picture
+        of another trial. Pairs that SYSU-MM01's camera rule leaves out are no neighbours; LLCM's
+        rule, which looks at identities, only leaves pictures out of the ranked lists.
 
     Raises
     ------
@@ -123,9 +130,9 @@ def evaluate(
         features, identities, cameras, frames, modalities, protocol=protocol, mode=mode,
         shots=shots, gallery=gallery, permutations=permutations, trials=trials,
     )  # fmt: skip
-    table, cmc = _measure(test)
+    table, cmc = _measure(test, rerank)
     name = "full" if protocol == "regdb" else gallery
-    return Result(protocol=protocol, mode=mode, shots=shots, gallery=name, trials=table, cmc=cmc)
+    return Result(protocol, mode, shots, name, table, cmc, rerank)
 
 
 def top_matches(
@@ -222,8 +229,18 @@ def _prepare(
     return _Test(protocol, features, images, queries, galleries)
 
 
-def _measure(test: _Test) -> tuple[pd.DataFrame, np.ndarray]:
+def _measure(test: _Test, rerank: bool) -> tuple[pd.DataFrame, np.ndarray]:
     """`Result.trials` and `Result.cmc`."""
+    scores = _reranked_scores(test) if rerank else _plain_scores(test)
+    table = pd.DataFrame([average(of_trial, len(test.queries)) for of_trial in scores])
+    table = table.assign(gallery_size=[len(g) for g in test.galleries]).rename_axis("trial")
+    places = [np.concatenate(of_trial, axis=1)[0] for of_trial in scores]
+    ranks = np.arange(1, max(CUTOFFS) + 1)
+    return table, np.mean([(place[:, None] <= ranks).mean(axis=0) for place in places], axis=0)
+
+
+def _plain_scores(test: _Test) -> list[list[np.ndarray]]:
+    """Of each trial, its blocks of `score_queries`."""
     used = np.unique(np.concatenate(test.galleries))  # by any trial: each is compared only once
     columns = [np.searchsorted(used, rows) for rows in test.galleries]
     gallery, gallery_features = test.images.loc[used], test.features[used]
@@ -234,19 +251,46 @@ def _measure(test: _Test) -> tuple[pd.DataFrame, np.ndarray]:
         ignore = _ignored(test.protocol, query, gallery)
         for of_trial, chosen in zip(scores, columns, strict=True):
             of_trial.append(
-                score_queries(
-                    similarity[:, chosen],
-                    query.identity.to_numpy(),
-                    gallery.identity.to_numpy()[chosen],
-                    ignore=ignore[:, chosen],
-                    cmc="images" if test.protocol == "regdb" else "identities",
-                )
+                _scores(test, query, gallery.iloc[chosen], similarity[:, chosen], ignore[:, chosen])
             )
-    table = pd.DataFrame([average(of_trial, len(test.queries)) for of_trial in scores])
-    table = table.assign(gallery_size=[len(rows) for rows in test.galleries]).rename_axis("trial")
-    places = [np.concatenate(of_trial, axis=1)[0] for of_trial in scores]
-    ranks = np.arange(1, max(CUTOFFS) + 1)
-    return table, np.mean([(place[:, None] <= ranks).mean(axis=0) for place in places], axis=0)
+    return scores
+
+
+def _reranked_scores(test: _Test) -> list[list[np.ndarray]]:
+    """`_plain_scores` after re-ranking, for which a trial's queries are needed all at once."""
+    scores = []
+    queries = test.features[test.queries.index]
+    among = queries @ queries.T
+    for rows in test.galleries:
+        gallery = test.images.loc[rows]
+        ignore = _ignored(test.protocol, test.queries, gallery)
+        distance = reranked(
+            queries,
+            test.features[rows],
+            among=among,
+            ignore=ignore if test.protocol == "sysu" else None,  # which looks at no identity
+        )
+        blocks = query_blocks(*distance.shape)
+        scores.append(
+            [_scores(test, test.queries.iloc[b], gallery, -distance[b], ignore[b]) for b in blocks]
+        )
+    return scores
+
+
+def _scores(
+    test: _Test,
+    query: pd.DataFrame,
+    gallery: pd.DataFrame,
+    similarity: np.ndarray,
+    ignore: np.ndarray,
+) -> np.ndarray:
+    return score_queries(
+        similarity,
+        query.identity.to_numpy(),
+        gallery.identity.to_numpy(),
+        ignore=ignore,
+        cmc="images" if test.protocol == "regdb" else "identities",
+    )
 
 
 def _ignored(protocol: str, query: pd.DataFrame, gallery: pd.DataFrame) -> np.ndarray:

@@ -1,0 +1,210 @@
+"""A table or figure of a paper, and the ways in which one is drawn from the runs it stands on."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from IPython.display import Image, display
+from matplotlib.figure import Figure
+
+from reid_core import figures, records
+from reid_core.methods import configure
+from reid_core.notebooks import execute
+from reid_core.paths import NOTEBOOKS, results_folder, write_atomically
+from reid_core.tables import MISSING, beside, measured, published, steps, sweep
+
+
+@dataclass(frozen=True)
+class Place:
+    """Whose runs an artefact shows; an empty dataset is left out."""
+
+    profile: str
+    sysu: str  # the dataset beside the SYSU-MM01 numbers
+    regdb: str
+    gallery: str = "agw"  # how SYSU-MM01's is drawn
+    seed: int = 0  # of the runs whose pictures are shown
+    data: str = ""  # the dataset's folder, where it is not data/<dataset>
+
+    def dataset(self, kind: str) -> str:
+        return {"sysu": self.sysu, "regdb": self.regdb}[kind]
+
+
+Drawn = dict[str, pd.DataFrame | Figure | Path]  # by file name; a path is drawn already
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A table or figure of a paper."""
+
+    paper: str
+    number: str  # "T4" or "F3"
+    title: str
+    runs: tuple[tuple[str, str], ...]  # ("method/variant", "sysu" or "regdb")
+    drawing: Callable[[Place, "Artefact"], Drawn]
+
+    @property
+    def name(self) -> str:
+        return f"{self.paper}-{self.number}"
+
+    def draw(self, place: Place) -> Drawn:
+        """Tables and figures from the runs that are finished; for the others there are dashes."""
+        return self.drawing(place, self)
+
+    def folder(self, place: Place) -> Path:
+        return results_folder() / "runs" / place.profile / "figures" / self.paper
+
+    def save(self, place: Place) -> dict[str, Path]:
+        """Writes what it draws, tables as CSV, figures as PNG and SVG, and returns the paths."""
+        return {name: self._written(place, name, d) for name, d in self.draw(place).items()}
+
+    def show(self, place: Place) -> None:
+        """Draws, writes and displays it in a notebook."""
+        drawn = self.draw(place)
+        if not drawn:
+            print(f"{self.name}: {MISSING} (python -m reid_core reproduce {self.name} makes it)")
+        for name, thing in drawn.items():
+            path = self._written(place, name, thing)
+            if isinstance(thing, pd.DataFrame):
+                print(name)
+                display(thing)
+            else:
+                display(Image(path, width=900))
+
+    def _written(self, place: Place, name: str, thing: pd.DataFrame | Figure | Path) -> Path:
+        if isinstance(thing, Figure):
+            return figures.save(thing, self.folder(place), name)
+        if isinstance(thing, pd.DataFrame):
+            path = self.folder(place) / f"{name}.csv"
+            write_atomically(path, thing.to_csv(lineterminator="\n"))
+            return path
+        return thing
+
+
+def compared(place: Place, artefact: Artefact, trial: int | None = None) -> Drawn:
+    """The table as printed with the measured numbers beside it, one for each dataset."""
+    rows = published(artefact.paper).query("table == @artefact.number")
+    again = rows["method"].str.endswith("reranking")
+    parts = [(rows[~again], measured(place.profile, place.gallery, trial))]
+    if again.any():  # a row of the same runs, their lists ranked anew
+        parts.append((rows[again], measured(place.profile, place.gallery, trial, rerank=True)))
+    drawn: Drawn = {}
+    for kind in rows["dataset"].unique():
+        if name := place.dataset(kind):
+            lines = [beside(r[r["dataset"] == kind], m[m["dataset"] == name]) for r, m in parts]
+            drawn[f"{artefact.number}_{name}"] = pd.concat(lines)
+    return drawn
+
+
+def ablated(
+    place: Place,
+    artefact: Artefact,
+    labels: Sequence[str],
+    trial: int | None = None,
+    over: Literal["first", "above", "none"] = "first",
+) -> Drawn:
+    """The table, its steps ``over`` the first row or the one above (see `steps`), and its rows as
+    bars."""
+    drawn = compared(place, artefact, trial)
+    rows = published(artefact.paper).query("table == @artefact.number")
+    runs = measured(place.profile, place.gallery, trial)
+    for kind, group in rows.groupby("dataset", sort=False):
+        if over != "none" and (name := place.dataset(kind)):
+            found = steps(group, runs[runs["dataset"] == name], above=over == "above")
+            drawn[f"{artefact.number}_steps_{name}"] = found
+    return drawn | bars(place, artefact, artefact.number, labels, trial)
+
+
+def bars(
+    place: Place,
+    artefact: Artefact,
+    table: str,
+    labels: Sequence[str],
+    trial: int | None = None,
+    metric: str = "rank1",
+) -> Drawn:
+    """The rows of ``table`` that are measured here, printed and measured side by side, a panel for
+    each dataset and mode."""
+    rows = published(artefact.paper).query("table == @table and metric == @metric")
+    rows = rows[(rows["variant"] != "") & ~rows["method"].str.endswith("reranking")]
+    runs = measured(place.profile, place.gallery, trial)
+    panels = {}
+    for (kind, mode), group in rows.groupby(["dataset", "mode"], sort=False):
+        if name := place.dataset(kind):
+            ours = runs[(runs["dataset"] == name) & (runs["mode"] == mode)].set_index("variant")
+            found = ours.reindex(group["variant"])[[metric, f"{metric}_std"]].astype(float)
+            values = group["value"], 100 * found[metric], 100 * found[f"{metric}_std"]
+            panels[f"{name}, {mode}"] = values
+    title = f"{artefact.paper}, {artefact.number}: {artefact.title}, profile {place.profile}"
+    label = {"rank1": "rank-1"}.get(metric, metric)
+    return {artefact.number: figures.ablation_bars(panels, labels, title, label)}
+
+
+def cmc(place: Place, artefact: Artefact) -> Drawn:
+    """CMC curves of the artefact's runs in all-search, means over the seeds there are."""
+    runs = records.table(place.profile)
+    columns = ["dataset", "method", "variant", "mode", "gallery", "shots", "cmc"]
+    runs = runs.reindex(columns=columns)  # also where there is no run at all
+    runs = runs.query("dataset == @place.sysu and mode == 'all' and shots == 1")
+    found = runs[runs["gallery"] == place.gallery].groupby(["method", "variant"])["cmc"]
+    means = {"/".join(name): np.mean(group.tolist(), axis=0) for name, group in found}
+    curves = {name: means[name] for name, _ in artefact.runs if name in means}
+    title = f"{artefact.paper}, {artefact.number}: {place.sysu}, all-search, {place.profile}"
+    return {artefact.number: figures.cmc_curves(curves, title)} if curves else {}
+
+
+def converged(place: Place, artefact: Artefact) -> Drawn:
+    """Accuracy against epochs and seconds, of those runs that were measured after every epoch."""
+    histories = {}
+    for name, kind in artefact.runs:
+        at = {"dataset": place.dataset(kind), "seed": place.seed}
+        history = records.history(configure(*name.split("/"), place.profile, **at))
+        if history is not None and "rank1" in history:
+            histories[name] = history
+    title = f"{artefact.paper}, {artefact.number}: {place.sysu}, all-search, seed {place.seed}"
+    return {artefact.number: figures.convergence(histories, title)} if histories else {}
+
+
+def swept(
+    place: Place,
+    artefact: Artefact,
+    fields: Mapping[str, tuple[str, list[str]]],
+    modes: Mapping[str, Sequence[str]],
+    trial: int | None = None,
+) -> Drawn:
+    """Of each of ``fields`` ({setting: (its label, variants)}) a curve, a panel a dataset, and the
+    points as a table."""
+    runs = measured(place.profile, place.gallery, trial)
+    drawn: Drawn = {}
+    for field, (label, variants) in fields.items():
+        panels = {}
+        for kind, searches in modes.items():
+            if name := place.dataset(kind):
+                chosen = runs[(runs["dataset"] == name) & runs["mode"].isin(searches)]
+                panels[name] = sweep(chosen, variants, field)
+        title = f"{artefact.paper}, {artefact.number}: {artefact.title}, profile {place.profile}"
+        chart = figures.sweep_curves(panels, field, label, title)
+        drawn[f"{artefact.number}_{field}"] = chart
+        points = pd.concat(panels.values()).set_index(["dataset", "mode", field])
+        columns = ["rank1", "rank1_std", "mAP", "mAP_std", "mINP", "runs"]
+        drawn[f"{artefact.number}_{field}_points"] = points[columns].astype(float).round(3)
+    return drawn
+
+
+def looked_at(place: Place, artefact: Artefact, files: Sequence[str]) -> Drawn:
+    """What notebook 30 draws of the first of the artefact's runs beside the second, where both are
+    finished on this machine: records hold no weights."""
+    (method, kind), (baseline, _) = artefact.runs
+    at = {"dataset": place.dataset(kind), "seed": place.seed}
+    runs = [configure(*name.split("/"), place.profile, **at) for name in (method, baseline)]
+    if not all(records.finished(run) for run in runs):
+        return {}
+    folder = records.figures_folder(runs[0])
+    parameters = {"profile": place.profile, "data": place.data} | at
+    if not all((folder / f"{name}.png").is_file() for name in files):
+        executed = folder / "30_figures.ipynb"
+        names = {"method": method, "baseline": baseline}
+        execute(NOTEBOOKS / "30_figures.ipynb", executed, parameters | names)
+    return {f"{artefact.number}_{name}": folder / f"{name}.png" for name in files}

@@ -1,0 +1,332 @@
+"""CrossViT for pictures of any height and width (§1.2, crossvit_csa; Chen, Fan and Panda, ICCV
+2021).
+
+Two vision transformers see one picture: branch F in fine patches, branch C in coarse ones, with
+more blocks and wider tokens. In each of L multi-scale encoders both first run by themselves, then
+the class token of each looks at the other's patches. Tokens are (B, 1 + n, D): the class token,
+then the patches, row by row.
+"""
+
+import re
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from reid_core.layers.two_stream import read_state
+
+FINE, COARSE = 0, 1  # the place of each branch in every pair below
+Residual = Literal["class", "encoder"]
+Patches = Literal["own", "other"]
+Grid = tuple[int, int]  # rows and columns
+
+
+class Size(NamedTuple):
+    """What tells one CrossViT from another; pairs are of branches F and C."""
+
+    patches: tuple[int, int] = (12, 16)  # pixels
+    widths: tuple[int, int] = (192, 384)  # numbers in a token
+    depths: tuple[int, int] = (1, 5)  # transformer blocks in an encoder
+    encoders: int = 3  # L
+    heads: int = 6
+    mlp_ratio: int = 3
+
+
+# With ImageNet weights by their authors, who also have a base of 105 million weights and "daggers",
+# which embed a patch by three convolutions. Defaults of ``Size``: crossvit_15.
+PUBLISHED = {
+    "crossvit_tiny": Size(widths=(96, 192), depths=(1, 4), heads=3, mlp_ratio=4),
+    "crossvit_small": Size(depths=(1, 4), mlp_ratio=4),
+    "crossvit_9": Size(widths=(128, 256), depths=(1, 3), heads=4),
+    "crossvit_15": Size(),
+    "crossvit_18": Size(widths=(224, 448), depths=(1, 6), heads=7),
+}
+_URL = "https://github.com/IBM/CrossViT/releases/download/weights-0.1/{}_224.pth"
+
+
+def layer_norm(width: int) -> nn.LayerNorm:
+    return nn.LayerNorm(width, eps=1e-6)
+
+
+def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """``softmax(q kᵀ / √(e/h)) v`` (Eq. 6), softmax in float32: q (B, h, m, e/h), k and v
+    (B, h, n, e/h) to (B, m, e)."""
+    weights = (q @ k.mT / q.shape[-1] ** 0.5).float().softmax(-1)
+    return (weights.to(v.dtype) @ v).transpose(1, 2).flatten(2)
+
+
+class MSA(nn.Module):
+    """Multi-head self-attention."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """(B, n, D) to the same shape."""
+        qkv = self.qkv(z).unflatten(2, (3, self.heads, -1))
+        return self.proj(attend(*qkv.permute(2, 0, 3, 1, 4)))
+
+
+class Block(nn.Module):
+    """A transformer block (Eq. 2, 3): ``z' = MSA(LN(z)) + z``, ``MLP(LN(z')) + z'``."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: int):
+        super().__init__()
+        hidden = mlp_ratio * width
+        self.ln1, self.ln2 = layer_norm(width), layer_norm(width)
+        self.msa = MSA(width, heads)
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """(B, n, D) to the same shape."""
+        z = self.msa(self.ln1(z)) + z
+        return self.mlp(self.ln2(z)) + z
+
+
+class CrossA(nn.Module):
+    """Cross-attention of LN(z) (Eq. 6): its class token asks, all its tokens answer."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.ln = layer_norm(width)
+        self.Vq, self.Vk, self.Vv, self.proj = (nn.Linear(width, width) for _ in range(4))
+
+    def queries(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """q (B, h, 1, e/h), k and v (B, h, n, e/h)."""
+        z = self.ln(z)
+        qkv = self.Vq(z[:, :1]), self.Vk(z), self.Vv(z)
+        return tuple(x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in qkv)
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """(B, 1 + n, D) to (B, 1, D)."""
+        return self.proj(attend(*self.queries(z)))
+
+
+class MultiScaleEncoder(nn.Module):
+    """Both branches' blocks, then Eq. 5 to 8 for each branch.
+
+    ``patches`` reads Eq. 8: "own" leaves every branch its patches, as CrossViT does and as the
+    paper's prose has it (the class token returns to its own branch); "other" as printed, where
+    ``BP([z_CLS; I_patch])`` has the *other* branch's patches, which so change places after each
+    encoder.
+
+    ``residual`` is the multi-scale residual connection: "class" is Eq. 7's, from the projected
+    class token across the attention; "encoder" adds one from an encoder's input to its output.
+    """
+
+    def __init__(self, size: Size, patches: Patches = "own", residual: Residual = "class"):
+        super().__init__()
+        self.patches, self.residual = patches, residual
+        self.vit = nn.ModuleList(
+            nn.Sequential(*(Block(width, size.heads, size.mlp_ratio) for _ in range(depth)))
+            for width, depth in zip(size.widths, size.depths, strict=True)
+        )
+
+        def projection(width: int, to: int) -> nn.Module:
+            return nn.Sequential(layer_norm(width), nn.GELU(), nn.Linear(width, to))
+
+        pairs = [size.widths, size.widths[::-1]]  # of each branch: its own width, the other's
+        self.P = nn.ModuleList(projection(own, other) for own, other in pairs)
+        self.cross = nn.ModuleList(CrossA(other, size.heads) for _, other in pairs)
+        self.BP = nn.ModuleList(projection(other, own) for own, other in pairs)
+
+    def forward(self, z: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Tokens of F and C, each (B, 1 + n, D), to the same shapes; with ``patches`` "other", n
+        and n change places."""
+        inner = [vit(tokens) for vit, tokens in zip(self.vit, z, strict=True)]
+        out = []
+        for own, other in ((FINE, COARSE), (COARSE, FINE)):
+            I_cls, I_patch = self.P[own](inner[own][:, :1]), inner[other][:, 1:]
+            z_own = torch.cat([I_cls, I_patch], dim=1)  # Eq. 5
+            z_cls = I_cls + self.cross[own](z_own)  # Eq. 7
+            if self.patches == "other":
+                out.append(self.BP[own](torch.cat([z_cls, I_patch], dim=1)))  # Eq. 8 as printed
+            else:
+                out.append(torch.cat([self.BP[own](z_cls), inner[own][:, 1:]], dim=1))
+        if self.residual == "encoder":
+            return [before + after for before, after in zip(z, out, strict=True)]
+        return out
+
+
+class CrossViT(nn.Module):
+    """CrossViT without its classifiers, for pictures of one height and width.
+
+    Parameters
+    ----------
+    image : (height, width) of the pictures in pixels, multiples of both patch sizes
+    size : Size
+    weights : str
+        "imagenet" (the authors', downloaded once, for the sizes of ``PUBLISHED``), "none" (random),
+        or the path of a state dict of the authors' or of timm's CrossViT. Position embeddings of
+        another grid are interpolated. The authors shrink a picture of 240 × 240 to 224 × 224 for
+        branch C, whose patch size does not divide 240; here both branches see the same pixels.
+    patches, residual
+        See `MultiScaleEncoder`.
+
+    Raises
+    ------
+    ValueError
+        A patch size does not divide the picture, heads do not divide a width, ``patches`` and
+        ``residual`` exclude each other, or the weights cannot be had or do not fit.
+    """
+
+    def __init__(
+        self,
+        image: tuple[int, int],
+        size: Size,
+        weights: str = "none",
+        patches: Patches = "own",
+        residual: Residual = "class",
+    ):
+        super().__init__()
+        _check(image, size, patches, residual)
+        self.image, self.size = image, size
+        self.grids: list[Grid] = [(image[0] // p, image[1] // p) for p in size.patches]
+        self.patch = nn.ModuleList(
+            nn.Conv2d(3, width, p, stride=p)
+            for p, width in zip(size.patches, size.widths, strict=True)
+        )
+        self.x_cls = nn.ParameterList(torch.zeros(1, 1, width) for width in size.widths)
+        self.E_pos = nn.ParameterList(
+            torch.zeros(1, 1 + rows * columns, width)
+            for (rows, columns), width in zip(self.grids, size.widths, strict=True)
+        )
+        self.encoders = nn.ModuleList(
+            MultiScaleEncoder(size, patches, residual) for _ in range(size.encoders)
+        )
+        self.norm = nn.ModuleList(layer_norm(width) for width in size.widths)
+        if patches == "other" and size.encoders % 2:
+            self.out_grids = self.grids[::-1]
+        else:
+            self.out_grids = self.grids
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)  # as the first ViT
+                nn.init.zeros_(module.bias)
+        # The usual 0.02 fits wide networks and a month of training: beside patches of about 0.5 it
+        # hardly tells one place from another
+        for tokens in (*self.x_cls, *self.E_pos):
+            nn.init.trunc_normal_(tokens, std=0.5)
+        if weights != "none":
+            _load(self, weights)
+
+    def embed(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """z_0 of both branches (Eq. 1): (B, 3, H, W) to (B, 1 + n, D) each."""
+        if images.shape[2:] != self.image:
+            raise ValueError(
+                f"size: found pictures of {tuple(images.shape[2:])} pixels, expected {self.image}, "
+                "for which the position embeddings are. Set `size` to the run's height and width."
+            )
+        tokens = []
+        for patch, cls, pos in zip(self.patch, self.x_cls, self.E_pos, strict=True):
+            x_patch = patch(images).flatten(2).mT
+            tokens.append(torch.cat([cls.expand(len(images), -1, -1), x_patch], dim=1) + pos)
+        return tokens
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """(B, 3, H, W) to the normalised tokens of F and C, each (B, 1 + n, D): Eq. 4, of all
+        tokens."""
+        z = self.embed(images)
+        for encoder in self.encoders:
+            z = encoder(z)
+        return [norm(tokens) for norm, tokens in zip(self.norm, z, strict=True)]
+
+
+def to_map(tokens: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """Patch tokens (B, 1 + rows · columns, D) as a map (B, D, rows, columns)."""
+    return tokens[:, 1:].mT.unflatten(2, grid)
+
+
+def _check(image: tuple[int, int], size: Size, patches: Patches, residual: Residual) -> None:
+    for p in size.patches:
+        if image[0] % p or image[1] % p:
+            raise ValueError(
+                f"patches: found {p} pixels for pictures of {image[0]} × {image[1]}, expected a "
+                "divisor of both."
+            )
+    if any(width % size.heads for width in size.widths):
+        raise ValueError(
+            f"heads: found {size.heads} for widths {size.widths}, expected a divisor of both."
+        )
+    if patches == "other" and residual == "encoder":
+        raise ValueError(
+            "residual: 'encoder' adds an encoder's input to its output, but with 'other' patches "
+            "the two are of different grids; expected 'class'."
+        )
+
+
+# The authors' names of the weights, which are timm's but for a dot, and ours.
+_NAMES = {
+    r"^patch_embed\.(\d)\.proj\.": r"patch.\1.",
+    r"^cls_token[._]": "x_cls.",
+    r"^pos_embed[._]": "E_pos.",
+    r"^blocks\.": "encoders.",
+    r"\.blocks\.": ".vit.",
+    r"\.attn\.(qkv|proj)\.": r".msa.\1.",
+    r"\.norm([12])\.": r".ln\1.",
+    r"\.mlp\.fc1\.": ".mlp.0.",
+    r"\.mlp\.fc2\.": ".mlp.2.",
+    r"\.revert_projs\.": ".BP.",
+    r"\.projs\.": ".P.",
+    r"\.fusion\.(\d)\.ln1\.": r".cross.\1.ln.",
+    r"\.fusion\.(\d)\.msa\.proj\.": r".cross.\1.proj.",
+    r"\.fusion\.(\d)\.attn\.w([qkv])\.": r".cross.\1.V\2.",
+}
+
+
+def _renamed(name: str) -> str:
+    for pattern, ours in _NAMES.items():
+        name = re.sub(pattern, ours, name)
+    return name
+
+
+def resize_positions(positions: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """Position embeddings (1, 1 + n², D) of a square grid, interpolated to (1, 1 + rows · columns,
+    D); those of as many places stay as they are."""
+    count = positions.shape[1] - 1
+    if count == grid[0] * grid[1]:
+        return positions
+    side = round(count**0.5)
+    if side**2 != count:
+        raise ValueError(f"found positions of {count} places, expected {grid} or a square")
+    places = F.interpolate(to_map(positions, (side, side)), grid, mode="bicubic", antialias=True)
+    return torch.cat([positions[:, :1], places.flatten(2).mT], dim=1)
+
+
+def _load(model: CrossViT, weights: str) -> None:
+    state = _download(model.size) if weights == "imagenet" else read_state(weights)
+    try:
+        named = {_renamed(k): v for k, v in state.items() if not k.startswith("head.")}
+        for branch, grid in enumerate(model.grids):
+            name = f"E_pos.{branch}"
+            named[name] = resize_positions(named[name], grid)
+        model.load_state_dict(named)
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]  # torch lists every key
+        raise ValueError(f"weights: '{weights}' does not fit {model.size}: {reason} …") from None
+
+
+def _download(size: Size) -> dict[str, torch.Tensor]:
+    names = [name for name, published in PUBLISHED.items() if published == size]
+    if not names:
+        known = "; ".join(f"{name}: {published}" for name, published in PUBLISHED.items())
+        raise ValueError(
+            f"weights: found 'imagenet' for {size}, of which no weights are published. Expected "
+            f"'none', a state dict's file, or the settings of one of {known}."
+        )
+    url = _URL.format(names[0])
+    try:
+        return torch.hub.load_state_dict_from_url(
+            url, map_location="cpu", progress=False, weights_only=True
+        )
+    except (OSError, RuntimeError) as error:  # no network; a download that was damaged
+        raise ValueError(
+            f"weights: ImageNet's of {names[0]} cannot be downloaded ({error}). On a machine with "
+            f"network, fetch {url}, put it into data/weights and give its name instead, or choose "
+            "'none' to train from scratch."
+        ) from None

@@ -1,0 +1,241 @@
+"""Every run that artefacts stand on, each once: what is finished is skipped, the rest is run, one
+execution of its method's notebook each, and what failed is named at the end."""
+
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reid_core import records
+from reid_core.artefacts import artefacts
+from reid_core.config import ConfigError, RunConfig
+from reid_core.drawings import Artefact, Place
+from reid_core.methods import configure
+from reid_core.notebooks import NotebookError, check, execute, notebook_of
+from reid_core.paths import REPORTED, shown
+
+_NAME = re.compile(r"([^/]+)/([^/]+)/([^/]+/[^/]+)/seed(\d+)(?:-trial(\d+))?")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run and the notebook parameters that make it."""
+
+    run: RunConfig
+    parameters: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.run.folder_name()
+
+    @property
+    def notebook(self) -> Path:
+        return notebook_of(self.run.method)
+
+    @property
+    def executed(self) -> Path:
+        return records.folder_of(self.run) / "notebook.ipynb"
+
+    def finished(self) -> bool:
+        """Raises RunError where a run with other settings is finished in its place."""
+        return records.finished(self.run) is not None
+
+
+def plan(
+    wanted: Iterable[Artefact],
+    place: Place,
+    *,
+    seeds: Iterable[int] = (0,),
+    trials: Iterable[int] = (1,),
+) -> list[Job]:
+    """The distinct runs of ``wanted``, seed by seed, in their order.
+
+    A dataset in RegDB's layout is trained once for each of ``trials``, a model each.
+
+    Raises
+    ------
+    ConfigError
+        A profile or a setting is wrong.
+    NotebookError
+        A notebook lacks a parameter that a run needs.
+    """
+    jobs: dict[str, Job] = {}
+    for seed in seeds:
+        for name, kind in dict.fromkeys(run for a in wanted for run in a.runs):
+            dataset = place.dataset(kind)
+            for trial in trials if kind == "regdb" else (1,):
+                if dataset:
+                    job = _job(name, place.profile, dataset, seed, trial, place.data)
+                    jobs[job.name] = job
+    for job in {j.run.method: j for j in jobs.values()}.values():
+        check(job.notebook, job.parameters)
+    return list(jobs.values())
+
+
+def job_of(name: str, data: str = "") -> Job:
+    """The run that ``results/runs/<name>`` holds: profile/dataset/method/variant/seed<k>, for
+    RegDB's layout with -trial<t>.
+
+    Raises
+    ------
+    ConfigError
+        It names no such run.
+    """
+    found = _NAME.fullmatch(name)
+    if not found:
+        raise ConfigError(
+            f"run: found '{name}', expected profile/dataset/method/variant/seed<k>[-trial<t>]."
+        )
+    profile, dataset, variant, seed, trial = found.groups()
+    return _job(variant, profile, dataset, int(seed), int(trial or 1), data)
+
+
+def _job(name: str, profile: str, dataset: str, seed: int, trial: int, data: str) -> Job:
+    method, variant = name.split("/")
+    run = configure(method, variant, profile, dataset=dataset, seed=seed, trial=trial)
+    rows = "variants" if method == "baselines" else "variant"  # that notebook compares several
+    parameters = {"profile": profile, "dataset": dataset, "data": data, rows: variant}
+    return Job(run, parameters | {"seed": seed, "trial": trial})
+
+
+def run_all(jobs: list[Job], workers: int) -> dict[str, str]:
+    """Runs what is missing of ``jobs``, ``workers`` at a time, each with its share of the cores,
+    and returns the failed ones' names with what went wrong. A line for each tells how long it took
+    and about how long the rest will take."""
+    failed: dict[str, str] = {}
+    missing = [job for job in jobs if not _settled(job, failed)]
+    print(f"{len(jobs)} runs: {len(jobs) - len(missing) - len(failed)} finished before", flush=True)
+    if not missing:
+        return failed
+    # kernels inherit it; one thread a run wastes less than many threads on one after another
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+    clock = _Clock(missing, workers)
+    with ThreadPoolExecutor(workers) as pool:
+        futures = {pool.submit(_timed, job): job for job in missing}
+        for number, future in enumerate(_interruptible(futures, pool), 1):
+            job = futures[future]
+            try:
+                seconds = future.result()
+                clock.done(job, seconds)
+                what = _duration(seconds)
+            except Exception as error:  # of one run: the others go on
+                failed[job.name] = str(error)
+                clock.failed(job)
+                what = f"FAILED: {error}"
+            print(f"[{number}/{len(missing)}] {job.name}  {what}{clock.left()}", flush=True)
+    return failed
+
+
+def _settled(job: Job, failed: dict[str, str]) -> bool:
+    """Whether nothing is left to do: the run is finished, or is one with other settings, which is
+    left alone and named among the failed."""
+    try:
+        return job.finished()
+    except records.RunError as error:
+        failed[job.name] = str(error)
+        return True
+
+
+def _timed(job: Job) -> float:
+    started = time.monotonic()
+    execute(job.notebook, job.executed, job.parameters)
+    if not job.finished():
+        raise NotebookError(f"ran, but left no metrics.json — see {shown(job.executed)}")
+    return time.monotonic() - started
+
+
+def _interruptible(
+    futures: Iterable[Future[float]], pool: ThreadPoolExecutor
+) -> Iterator[Future[float]]:
+    """The futures as they are done; an interrupt starts no further ones."""
+    try:
+        yield from as_completed(futures)
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+
+
+class _Clock:
+    """How long the rest takes: every run as long as its committed record says (the mean of all
+    where it has none), times how much slower this machine has been than the records so far."""
+
+    def __init__(self, jobs: list[Job], workers: int):
+        self.workers = workers
+        known = {job.name: _recorded_seconds(job) for job in jobs}
+        values = [seconds for seconds in known.values() if seconds]
+        usual = sum(values) / len(values) if values else 1.0
+        self.rest = {name: seconds or usual for name, seconds in known.items()}
+        self.expected = self.measured = 0.0
+
+    def done(self, job: Job, seconds: float) -> None:
+        self.expected += self.rest.pop(job.name)
+        self.measured += seconds
+
+    def failed(self, job: Job) -> None:
+        del self.rest[job.name]
+
+    def left(self) -> str:
+        """Nothing before the first run has shown how fast this machine is."""
+        if not self.rest or not self.expected:
+            return ""
+        seconds = sum(self.rest.values()) * self.measured / self.expected / self.workers
+        return f", about {_duration(seconds)} left"
+
+
+def _recorded_seconds(job: Job) -> float | None:
+    path = REPORTED / "runs" / job.name / "metrics.json"
+    return records.read_json(path).get("train_seconds") if path.is_file() else None
+
+
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, rest = divmod(rest, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def chosen(names: list[str]) -> list[Artefact]:
+    """The artefacts of ``names``: "mrda-T1", or "mrda" for all of a paper; of no names, all.
+
+    Raises
+    ------
+    ConfigError
+        There is no such artefact or paper.
+    """
+    known = artefacts()
+    for name in names:
+        if name not in known and name not in {a.paper for a in known.values()}:
+            raise ConfigError(f"artefact: found '{name}', expected one of {', '.join(known)}.")
+    return [a for a in known.values() if not names or a.name in names or a.paper in names]
+
+
+def overview(wanted: list[Artefact], place: Place, **of: Any) -> str:
+    """A line for each artefact: how many runs it stands on, and how many of them are finished on
+    this machine; then how many distinct runs that makes."""
+    lines = []
+    for artefact in wanted:
+        jobs = plan([artefact], place, **of)
+        done = sum(job.finished() for job in jobs)
+        lines.append(f"{artefact.name:<24} {done:>3} of {len(jobs):>3} runs  {artefact.title}")
+    every = plan(wanted, place, **of)
+    done = sum(job.finished() for job in every)
+    return "\n".join(
+        [*lines, f"{len(wanted)} artefacts, {len(every)} distinct runs, {done} finished"]
+    )
+
+
+def draw_all(wanted: list[Artefact], place: Place) -> dict[str, str]:
+    """Draws the artefacts from what is finished, and returns what went wrong with which."""
+    failed = {}
+    for artefact in wanted:
+        try:
+            paths = artefact.save(place).values()
+            print(f"{artefact.name}: {', '.join(shown(path) for path in paths)}", flush=True)
+        except Exception as error:  # of one artefact: the others are drawn
+            failed[artefact.name] = f"{type(error).__name__}: {error}"
+    return failed

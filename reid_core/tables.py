@@ -1,0 +1,124 @@
+"""The papers' printed numbers, and this project's measured ones beside them."""
+
+import json
+
+import pandas as pd
+
+from reid_core import records
+from reid_core.paths import PUBLISHED, shown
+from reid_core.retrieval.rerank import RERANKED
+
+MISSING = "—"
+COLUMNS = ["table", "method", "reference", "variant", "dataset", "mode", "metric", "value"]
+
+
+def published(paper: str) -> pd.DataFrame:
+    """The numbers printed in ``paper``'s tables, in per cent, one row a number.
+
+    Columns: ``table`` ("T2"), ``method`` as printed, ``reference``, ``variant`` ("method/variant"
+    of this project: our version of the row, empty for what is not trained here), ``dataset``
+    ("sysu", "regdb"), ``mode``, ``metric``, ``value`` (NaN where the paper prints none).
+
+    Raises
+    ------
+    ValueError
+        There is no such file, or it has other columns.
+    """
+    path = PUBLISHED / f"{paper}.csv"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in PUBLISHED.glob("*.csv")))
+        raise ValueError(f"{shown(path)}: no such file; published numbers exist of {known}.")
+    texts = [c for c in COLUMNS if c != "value"]
+    table = pd.read_csv(path, dtype=dict.fromkeys(texts, str), keep_default_na=False, na_values="")
+    if list(table) != COLUMNS:
+        raise ValueError(f"{shown(path)}: found columns {list(table)}, expected {COLUMNS}.")
+    return table.fillna(dict.fromkeys(texts, ""))
+
+
+def measured(
+    profile: str, gallery: str = "agw", trial: int | None = None, rerank: bool = False
+) -> pd.DataFrame:
+    """Means over seeds of this machine's runs and the committed records of ``profile``, single-shot
+    (see `records.averaged`), with ``variant`` as "method/variant". SYSU-MM01's results are those of
+    ``gallery``; RegDB's are over all its trials that ran, or of ``trial``. Plain results only, or
+    with ``rerank`` the re-ranked ones only, under their plain mode: for a printed row that says so.
+    """
+    runs = records.table(profile)
+    table = records.averaged(runs if trial is None else runs[runs["trial"] == trial])
+    chosen = table[(table["shots"] == 1) & table["gallery"].isin([gallery, "full"])]
+    chosen = chosen[chosen["mode"].astype(str).str.endswith(RERANKED) == rerank]
+    return chosen.assign(
+        mode=chosen["mode"].str.removesuffix(RERANKED),
+        variant=chosen["method"] + "/" + chosen["variant"],
+    )
+
+
+def beside(rows: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """A paper's table as printed with the measured numbers beside it.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Of `published`, one table and one dataset of it.
+    runs : DataFrame
+        Of `measured`, of one dataset.
+
+    Returns
+    -------
+    DataFrame of text
+        One line for each printed one; under every mode, "paper" and "measured" for each metric:
+        per cent, mean ± standard deviation where there are several runs, a dash where the paper
+        prints no number or no run is finished. ``runs`` counts seeds or trials.
+    """
+    lines = {}
+    for (method, reference), group in rows.groupby(["method", "reference"], sort=False):
+        variant = group["variant"].iloc[0]
+        line: dict[tuple[str, str, str], str | int] = {}
+        found = runs[runs["variant"] == variant]
+        for row in group.itertuples():
+            ours = found[found["mode"] == row.mode]
+            line[row.mode, row.metric, "paper"] = (
+                MISSING if pd.isna(row.value) else f"{row.value:.2f}"
+            )
+            line[row.mode, row.metric, "measured"] = _spread(ours, row.metric)
+        line["", "", "runs"] = int(found["runs"].max()) if len(found) else 0
+        lines[f"{method} {reference}".strip()] = line
+    table = pd.DataFrame.from_dict(lines, orient="index")
+    table.columns = pd.MultiIndex.from_tuples(table.columns)
+    return table
+
+
+def _spread(found: pd.DataFrame, metric: str) -> str:
+    if found.empty:
+        return MISSING
+    row = found.iloc[0]
+    deviation = row[f"{metric}_std"]
+    spread = "" if pd.isna(deviation) else f" ± {100 * deviation:.1f}"
+    return f"{100 * row[metric]:.1f}{spread}"
+
+
+def sweep(runs: pd.DataFrame, variants: list[str], field: str) -> pd.DataFrame:
+    """Of `measured`, the rows of ``variants`` ("method/variant"), with the value of the model's
+    setting ``field`` in a column of that name, in ascending order. Of two variants that come to the
+    same value the one with more runs is taken."""
+    chosen = runs[runs["variant"].isin(variants)]
+    values = [json.loads(text)["model"][field] for text in chosen["settings"]]
+    points = chosen.assign(**{field: values}).sort_values([field, "runs"])
+    return points.drop_duplicates(["dataset", "mode", field], keep="last")
+
+
+def steps(rows: pd.DataFrame, runs: pd.DataFrame, *, above: bool = False) -> pd.DataFrame:
+    """What each row of an ablation adds to the first one (with ``above``, to the row above it), in
+    points, printed and measured; "±" is the row's standard deviation over seeds, below which a step
+    is none. Arguments as of `beside`; NaN where a number is missing."""
+    columns = {}
+    for (mode, metric), group in rows.groupby(["mode", "metric"], sort=False):
+        if metric in ("rank1", "mAP", "mINP"):
+            found = runs[runs["mode"] == mode].set_index("variant").reindex(group["variant"])
+            found = found[[metric, f"{metric}_std"]].astype(float).mul(100).round(2)
+            values = {"paper": group["value"], "measured": found[metric]}
+            for name, column in values.items():
+                of = column.set_axis(group["method"])
+                columns[mode, metric, name] = of.diff() if above else of - of.iloc[0]
+            columns[mode, metric, "±"] = found[f"{metric}_std"].set_axis(group["method"])
+    return pd.DataFrame(columns).iloc[1:].round(1).rename_axis(None)

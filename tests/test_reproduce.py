@@ -1,0 +1,134 @@
+"""What is missing is run, what is finished is not, and a failure stops nothing but itself."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import nbformat
+import pytest
+
+from reid_core import records, reproduce
+from reid_core.__main__ import main
+from reid_core.artefacts import artefacts
+from reid_core.config import ConfigError
+from reid_core.drawings import Place
+from reid_core.notebooks import NotebookError, check, notebook_of
+from reid_core.paths import ROOT
+
+PLACE = Place("smoke", "paperdolls-tiny", "paperdolls-tiny-regdb")
+ONE = "smoke/paperdolls-tiny/baselines/two-stream"
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    monkeypatch.setenv("REID_RESULTS", str(tmp_path))
+    return tmp_path / "runs"
+
+
+def test_shared_runs_are_planned_once():
+    wanted = [artefacts()[name] for name in ("mrda-T1", "mrda-T2", "mrda-F6")]
+    jobs = reproduce.plan(wanted, PLACE, seeds=(0, 1))
+    names = [job.name for job in jobs]
+    assert len(names) == len(set(names)) == 2 * (4 + 4 + 5 - 2), "mrm-dam is in all three"
+    assert [name[-5:] for name in names] == ["seed0"] * 11 + ["seed1"] * 11, (
+        "a seed is finished first"
+    )
+
+
+def test_regdb_trains_a_model_a_trial():
+    jobs = reproduce.plan([artefacts()["mrda-T5"]], PLACE, trials=(1, 2))
+    assert [job.name[-12:] for job in jobs] == ["seed0-trial1", "seed0-trial2"] * 3
+    assert [job.parameters["trial"] for job in jobs] == [1, 2] * 3
+
+
+def test_a_parameter_that_a_notebook_lacks_is_refused_before_anything_runs():
+    with pytest.raises(NotebookError, match=r"15_mrda\.ipynb: has no parameter sed; .*seed"):
+        check(notebook_of("mrda"), {"profile": "smoke", "sed": 1})
+
+
+@pytest.mark.parametrize("name", ["mrda", "smoke/x/mrda/dam/seed", "smoke/x/mrda/seed0"])
+def test_a_name_that_is_no_run_is_refused(name):
+    with pytest.raises(ConfigError, match="expected profile/dataset/method/variant/seed"):
+        reproduce.job_of(name)
+
+
+def test_an_unknown_artefact_is_refused_with_the_choices(capsys):
+    assert main(["reproduce", "mrda-T9"]) == 2
+    assert "found 'mrda-T9', expected one of mutual_prediction-T2" in capsys.readouterr().err
+
+
+def test_list_counts_runs_and_trains_nothing(results, capsys):
+    assert main(["reproduce", "mrda-F6", "--list", "--profile", "smoke"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "mrda-F6                    0 of   5 runs  where the mask constrains",
+        "1 artefacts, 5 distinct runs, 0 finished",
+    ]
+    assert not results.exists()
+
+
+def test_a_failure_is_named_with_its_notebook_and_stops_nothing_else(results, tmp_path, capsys):
+    broken = results / f"{ONE}-wrt/seed0/checkpoint.pt"
+    broken.parent.mkdir(parents=True)
+    broken.write_bytes(b"no checkpoint, and no params.json beside it")
+    runs = [f"{ONE}-wrt/seed0", f"{ONE}/seed0"]
+    assert main(["reproduce", "--only", *runs, "--jobs", "1"]) == 1
+    printed = capsys.readouterr()
+    assert "FAILED: RunError" in printed.out
+    assert f"again: python -m reid_core reproduce --only {runs[0]}" in printed.err
+    assert f"failed: {runs[1]}" not in printed.err
+    executed = nbformat.read(broken.parent / "notebook.ipynb", 4)
+    errors = [o for c in executed.cells for o in c.get("outputs", []) if o.output_type == "error"]
+    assert errors[0].ename == "RunError"
+    finished = results / f"{ONE}/seed0"
+    assert (finished / "notebook.ipynb").is_file()
+    before = (finished / "metrics.json").stat().st_mtime_ns
+    assert main(["reproduce", "--only", runs[1]]) == 0
+    assert "1 runs: 1 finished before" in capsys.readouterr().out
+    assert (finished / "metrics.json").stat().st_mtime_ns == before, "nothing was run again"
+
+
+def test_other_settings_in_its_place_are_left_alone_and_named(results, monkeypatch):
+    job = reproduce.job_of(f"{ONE}/seed3")
+    folder = records.folder_of(job.run)
+    folder.mkdir(parents=True)
+    config = job.run.to_dict() | {"lr": 0.5}
+    (folder / "metrics.json").write_text(json.dumps({"config": config, "data": "x"}))
+    monkeypatch.setattr(reproduce, "execute", None)
+    failed = reproduce.run_all([job], workers=1)
+    assert "lr is 0.5 there" in failed[job.name]
+
+
+def test_the_time_left_follows_the_records_and_this_machine(monkeypatch):
+    jobs = [reproduce.job_of(f"{ONE}/seed{seed}") for seed in range(4)]
+    seconds = {job.name: value for job, value in zip(jobs, (100, 100, 300, None), strict=True)}
+    monkeypatch.setattr(reproduce, "_recorded_seconds", lambda job: seconds[job.name])
+    clock = reproduce._Clock(jobs, workers=2)
+    assert clock.left() == "", "nothing is known of this machine yet"
+    clock.done(jobs[0], 200)  # twice as slow as the record: 100 + 300 + their mean, on two workers
+    assert clock.left() == f", about {reproduce._duration((100 + 300 + 500 / 3) * 2 / 2)} left"
+    clock.failed(jobs[2])
+    assert clock.left() == f", about {reproduce._duration(100 + 500 / 3)} left"
+
+
+def test_a_killed_reproduction_ends_as_one_that_was_not(results, tmp_path):
+    command = [sys.executable, "-m", "reid_core", "reproduce", "--only"]
+    run, other = f"{ONE}/seed5", tmp_path / "again"
+    process = subprocess.Popen([*command, run], cwd=ROOT)
+    while not (results / run / "checkpoint.pt").exists():
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    deadline = time.monotonic() + 60
+    while (code := subprocess.run([*command, run], cwd=ROOT).returncode) != 0:
+        assert time.monotonic() < deadline, "the killed one's kernel lives on"
+    assert code == 0
+    subprocess.run(
+        [*command, run], cwd=ROOT, check=True, env={**os.environ, "REID_RESULTS": str(other)}
+    )
+    whole = json.loads((other / "runs" / run / "metrics.json").read_text())
+    resumed = json.loads((results / run / "metrics.json").read_text())
+    assert resumed["results"] == whole["results"]
