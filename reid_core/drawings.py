@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+import PIL.Image
 from IPython.display import Image, display
 from matplotlib.figure import Figure
 
@@ -71,7 +72,8 @@ class Artefact:
                 print(name)
                 display(thing)
             else:
-                display(Image(path, width=900))
+                with PIL.Image.open(path) as picture:
+                    display(Image(path, width=min(920, round(0.65 * picture.width))))
 
     def _written(self, place: Place, name: str, thing: pd.DataFrame | Figure | Path) -> Path:
         if isinstance(thing, Figure):
@@ -188,8 +190,9 @@ def swept(
         chart = figures.sweep_curves(panels, field, label, title)
         drawn[f"{artefact.number}_{field}"] = chart
         points = pd.concat(panels.values()).set_index(["dataset", "mode", field])
-        columns = ["rank1", "rank1_std", "mAP", "mAP_std", "mINP", "runs"]
-        drawn[f"{artefact.number}_{field}_points"] = points[columns].astype(float).round(3)
+        measures = ["rank1", "rank1_std", "mAP", "mAP_std", "mINP", "mINP_std"]
+        table = points[measures].astype(float).mul(100).round(1).assign(runs=points["runs"])
+        drawn[f"{artefact.number}_{field}_points"] = table
     return drawn
 
 

@@ -215,8 +215,9 @@ def sweep_curves(
     for axis, (name, points) in zip(axes, sweeps.items(), strict=True):
         values = sorted(points[setting].unique())  # evenly spaced: they span orders of magnitude
         for mode_number, (mode, found) in enumerate(points.groupby("mode", sort=False)):
-            places = [values.index(value) for value in found[setting]]
             for number, (measure, text) in enumerate({"rank1": "rank-1", "mAP": "mAP"}.items()):
+                aside = 0.06 * (number - 0.5)  # so that one measure's bars do not hide the other's
+                places = [values.index(value) + aside for value in found[setting]]
                 look = {"color": LINES[2 * mode_number + number], "marker": "os"[number]}
                 look |= {"linestyle": STYLES[mode_number], "linewidth": 1.8, "capsize": 4}
                 spread = 100 * found[f"{measure}_std"].astype(float).fillna(0).to_numpy()

@@ -212,11 +212,14 @@ def test_sweep_shows_the_points_and_their_spread() -> None:
     other = points[1:].assign(mode="indoor", rank1=0.6)
     points = pd.concat([points, other])
     full, empty = figures.sweep_curves({"one": points, "two": points[:0]}, "alpha", "α", "t").axes
-    (rank1, _, (bars,)), _, (indoor, _, _), _ = full.containers
+    (rank1, _, (bars,)), (mean, _, _), (indoor, _, _), _ = full.containers
     assert rank1.get_ydata().tolist() == [30, 40]
-    assert np.allclose(bars.get_segments(), [[[0, 25], [0, 35]], [[1, 40], [1, 40]]])
+    assert [[y for _, y in bar] for bar in bars.get_segments()] == [[25, 35], [40, 40]]
+    assert (rank1.get_xdata() < mean.get_xdata()).all(), "no bar hides another measure's"
+    assert np.allclose(rank1.get_xdata(), [0, 1], atol=0.1)
     assert [label.get_text() for label in full.get_xticklabels()] == ["0.1", "12.2"]
-    assert [list(xy) for xy in indoor.get_data()] == [[1], [60]], "above its own value"
+    assert indoor.get_ydata().tolist() == [60]
+    assert indoor.get_xdata().round().tolist() == [1], "above its own value"
     assert len({line.get_linestyle() for line in (rank1, indoor)}) == 2
     texts = [text.get_text() for text in full.get_legend().get_texts()]
     assert texts == ["rank-1, all", "mAP, all", "rank-1, indoor", "mAP, indoor"]
