@@ -214,7 +214,7 @@ def test_sweep_shows_the_points_and_their_spread() -> None:
     full, empty = figures.sweep_curves({"one": points, "two": points[:0]}, "alpha", "α", "t").axes
     (rank1, _, (bars,)), (mean, _, _), (indoor, _, _), _ = full.containers
     assert rank1.get_ydata().tolist() == [30, 40]
-    assert [[y for _, y in bar] for bar in bars.get_segments()] == [[25, 35], [40, 40]]
+    assert np.allclose([bar[:, 1] for bar in bars.get_segments()], [[25, 35], [40, 40]])
     assert (rank1.get_xdata() < mean.get_xdata()).all(), "no bar hides another measure's"
     assert np.allclose(rank1.get_xdata(), [0, 1], atol=0.1)
     assert [label.get_text() for label in full.get_xticklabels()] == ["0.1", "12.2"]
