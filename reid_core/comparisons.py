@@ -51,6 +51,7 @@ def embeddings(
     for axis, (name, xy) in zip(axes, points.items(), strict=True):
         axis.set(xticks=[], yticks=[], aspect="equal", adjustable="datalim")
         axis.set_title(name, fontsize=14)
+        axis.margins(0.05, 0.1)  # for the numbers above the topmost people
         for number, identity in enumerate(people):
             colour = PEOPLE[number % len(PEOPLE)]
             for modality, marker in MARKERS.items():
