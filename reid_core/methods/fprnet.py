@@ -291,18 +291,11 @@ class Model(nn.Module):
 
     def maps(self, images: dict[str, torch.Tensor]) -> dict[str, dict[int, torch.Tensor]]:
         """``{modality: (B_m, 3, H, W)}`` to ``{modality: {k: C(k)}}``, k = 2..5."""
-        parts, found = dict(images), {m: {} for m in images}
-        for number in range(5):
-            if number < self.config.share_from:
-                parts = {m: self.backbone.private[m][number](x) for m, x in parts.items()}
-            else:  # as one batch, which shares its statistics
-                stage = self.backbone.shared[number - self.config.share_from]
-                together = stage(torch.cat(list(parts.values())))
-                sizes = [len(x) for x in parts.values()]
-                parts = dict(zip(parts, together.split(sizes), strict=True))
+        parts, found = self.backbone.stage(0, images), {m: {} for m in images}
+        for number in range(1, 5):
+            parts = self.backbone.stage(number, parts)
             for m, x in parts.items():
-                if number > 0:
-                    found[m][number + 1] = x
+                found[m][number + 1] = x
         return found
 
     def alone(self, block: torch.Tensor) -> torch.Tensor:
