@@ -49,7 +49,7 @@ SIGNS = {"visible": "r", "infrared": "i"}
 @dataclass(frozen=True)
 class Config:
     """Defaults are the paper's where it prints them, else argued beside the field. "Released" is
-    what the authors' published code does; the variant "released" has all of it together."""
+    what the authors' published code does; the variant "released" has what is said here of it."""
 
     backbone: Backbone = "resnet50"  # §3.1.1
     weights: Weights = "imagenet"  # or "none", or the name of a state dict in data/weights
