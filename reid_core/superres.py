@@ -3,7 +3,8 @@ what it makes of every visible *training* picture takes that picture's place.
 
 A picture is resized to a square, enlarged by two and resized to what the run trains on. The
 paper's square is 128 pixels for pictures 288 high; here it keeps that proportion to the run's.
-Pictures that are measured on, and infrared ones, stay as they are.
+Pictures that are measured on, and infrared ones, stay as they are. The paper takes one of four
+cameras "for reconstruction", which may also mean that the pictures of the others stay too.
 
 The paper prints no loss and no target. Here the target is a crop of the picture itself, the input
 that crop reduced by the network's factor, the loss their mean squared difference.

@@ -357,8 +357,7 @@ def test_heads_are_float32_under_autocast(variant, batch):
 def test_embedding_needs_one_picture_of_one_modality(variant, batch):
     """It is what the classifier of single pictures sees."""
     model = model_of(variant).eval()
-    joint = model.config.joint == "batch" or model.config.domains == "shared"
-    head, seen = model.heads["joint" if joint else "domain"], []
+    head, seen = model.heads["joint" if model.config.joint == "batch" else "domain"], []
     head.classifier.register_forward_hook(lambda *call: seen.append(call[1][0]))
     with torch.inference_mode():
         model.losses(batch, 5)
@@ -526,6 +525,7 @@ def test_killed_run_ends_as_one_that_was_not(variant, monkeypatch, tmp_path, tin
         ({"joint": "none", "fusion": []}, "joint: found 'none' without fusion"),
         ({"joint": "none", "domains": "none"}, "domains: found 'none' with joint 'none'"),
         ({"joint": "channels", "domains": "shared"}, "domains: found 'shared' with joint 'chan"),
+        ({"joint": "none", "domains": "shared"}, "domains: found 'shared' with joint 'none'"),
         ({"joint": "channels", "domains": "none"}, "domains: found 'none' with joint 'channels'"),
     ],
 )

@@ -128,6 +128,20 @@ class Times(nn.Module):
         return self.factor * maps
 
 
+@pytest.mark.parametrize("share_from", range(6))
+def test_stage_by_stage_is_the_network(share_from):
+    """In training, where a shared stage's statistics must be those of both modalities."""
+    torch.manual_seed(0)
+    network = TwoStreamResNet("resnet10_half", share_from=share_from)
+    images = {"infrared": torch.randn(2, 3, 64, 32), "visible": 1 + torch.randn(4, 3, 64, 32)}
+    maps = images
+    with torch.no_grad():
+        for number in range(5):
+            maps = network.stage(number, maps)
+        assert {m: len(x) for m, x in maps.items()} == {"infrared": 2, "visible": 4}
+        torch.testing.assert_close(torch.cat(list(maps.values())), network(images))
+
+
 @pytest.mark.parametrize("share_from", [0, 1, 2, 3])
 @pytest.mark.parametrize("place", [2, 3, 4])
 def test_attention_of_each_modality_between_shared_stages(place, share_from):

@@ -191,3 +191,12 @@ class TwoStreamResNet(nn.Module):
             own = zip(images, maps.split([len(x) for x in images.values()]), strict=True)
             maps = torch.cat([self.attention[m](x) for m, x in own])
         return self.after(maps)
+
+    def stage(self, number: int, maps: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Stage ``number`` alone, of a network without ``attention``: ``{modality: what the stage
+        before gave}`` to ``{modality: (B_m, C, h, w)}``. A shared one sees all as one batch."""
+        own = len(self.private["visible"])
+        if number < own:
+            return {m: self.private[m][number](x) for m, x in maps.items()}
+        together = self.shared[number - own](torch.cat(list(maps.values())))
+        return dict(zip(maps, together.split([len(x) for x in maps.values()]), strict=True))

@@ -14,6 +14,7 @@ is done by default, and how to switch, are in notebook 13.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Literal
 
 import torch
@@ -48,7 +49,7 @@ SIGNS = {"visible": "r", "infrared": "i"}
 @dataclass(frozen=True)
 class Config:
     """Defaults are the paper's where it prints them, else argued beside the field. "Released" is
-    what the authors' published code does; the variant "released" has all of it together."""
+    what the authors' published code does; the variant "released" has what is said here of it."""
 
     backbone: Backbone = "resnet50"  # §3.1.1
     weights: Weights = "imagenet"  # or "none", or the name of a state dict in data/weights
@@ -101,8 +102,7 @@ class Config:
             raise ConfigError(f"fusion: found rows of {sorted(rows)}, expected equally many, not 0")
         if self.joint == "none" and not self.fusion:
             raise ConfigError("joint: found 'none' without fusion, expected a block for L_ri")
-        alone = self.domains in ("own", "enlarged")
-        if not alone and (self.joint == "channels" or self.joint == self.domains):
+        if self.joint != "batch" and self.domains in ("shared", "none"):
             raise ConfigError(
                 f"domains: found '{self.domains}' with joint '{self.joint}', expected 'own' or "
                 "'enlarged': some head must judge a picture of one modality alone"
@@ -129,7 +129,6 @@ EXTRACTED: dict[str, Grid] = {
     "r5-i5": (("r5", "r5"), ("i5", "i5")),
     "r5-r2-i5-i2": (("r5", "r2"), ("i5", "i2")),
     "r4-r3-i4-i3": (("r4", "r3"), ("i4", "i3")),
-    "best": Config.fusion,
 }
 HYBRID: dict[str, Grid] = {
     "r5-r2-hybrid-1": (("r5", "r2"), ("r2", "r5")),
@@ -155,12 +154,9 @@ VARIANTS: dict[str, dict] = {
         for a, b, c in LAMBDAS
     },
     # Table 4
-    **{
-        f"{name}-horizontal": {"fusion": side_by_side(grid)}
-        for name, grid in EXTRACTED.items()
-        if name != "best"
-    },
+    **{f"{name}-horizontal": {"fusion": side_by_side(grid)} for name, grid in EXTRACTED.items()},
     **{f"{name}-vertical": {"fusion": stacked(grid)} for name, grid in EXTRACTED.items()},
+    "best-vertical": {"fusion": stacked(Config.fusion)},
     **{name: {"fusion": grid} for name, grid in HYBRID.items()},
     # Table 5
     "without-domains": {"domains": "none"},
@@ -219,8 +215,8 @@ class Head(nn.Module):
     def __init__(
         self,
         config: Config,
-        inputs: int,
         identities: int,
+        inputs: int,
         widths: tuple[int, ...],
         kind: Activation,
     ):
@@ -229,7 +225,7 @@ class Head(nn.Module):
             "leaky_relu": nn.LeakyReLU(config.slope), "relu": nn.ReLU(), "none": nn.Identity()
         }[kind]  # fmt: skip
         layers: list[nn.Module] = []
-        for before, width in zip((inputs, *widths), widths, strict=False):
+        for before, width in pairwise((inputs, *widths)):
             if config.svd == "decorrelated":
                 layers.append(SVDLinear(before, width))
             else:
@@ -241,7 +237,7 @@ class Head(nn.Module):
         if config.neck and not widths:
             layers.append(nn.BatchNorm1d(inputs))
         self.layers = nn.Sequential(*layers)
-        self.classifier = nn.Linear(widths[-1] if widths else inputs, identities)
+        self.classifier = nn.Linear((inputs, *widths)[-1], identities)
         nn.init.normal_(self.classifier.weight, std=0.001)
         nn.init.zeros_(self.classifier.bias)
 
@@ -273,38 +269,27 @@ class Model(nn.Module):
                 if asked
             }
         )
-        inputs = {}
-        if config.joint != "none" or config.domains == "shared":
-            inputs["joint"] = channels[-1] * (2 if config.joint == "channels" else 1)
+        heads, layers = {}, ((config.svd_width,) * config.svd_layers, config.activation)
+        if config.joint != "none":
+            heads["joint"] = channels[-1] * (2 if config.joint == "channels" else 1), *layers
         if config.domains in ("own", "enlarged"):
-            inputs["domain"] = channels[-1] * (4 if config.domains == "enlarged" else 1)
-        widths = (config.svd_width,) * config.svd_layers
-        heads = {n: (size, widths, config.activation) for n, size in inputs.items()}
+            heads["domain"] = channels[-1] * (4 if config.domains == "enlarged" else 1), *layers
         if config.fusion:
             joined = len(config.fusion[0] if config.horizontal == "channels" else config.fusion)
             widths = tuple(config.fusion_width // 2**n for n in range(config.fusion_layers))
             heads["fusion"] = width * joined, widths, config.fusion_activation
-        self.heads = nn.ModuleDict(
-            {n: Head(config, size, identities, *layers) for n, (size, *layers) in heads.items()}
-        )
+        self.heads = nn.ModuleDict({n: Head(config, identities, *h) for n, h in heads.items()})
         # both are part of a run's state: when W last became U S, and how often which head has won
         self.register_buffer("decorrelated_in", torch.tensor(-1))
         self.register_buffer("wins", torch.zeros(2, dtype=torch.int64))  # joint, fusion
 
     def maps(self, images: dict[str, torch.Tensor]) -> dict[str, dict[int, torch.Tensor]]:
         """``{modality: (B_m, 3, H, W)}`` to ``{modality: {k: C(k)}}``, k = 2..5."""
-        parts, found = dict(images), {m: {} for m in images}
-        for number in range(5):
-            if number < self.config.share_from:
-                parts = {m: self.backbone.private[m][number](x) for m, x in parts.items()}
-            else:  # as one batch, which shares its statistics
-                stage = self.backbone.shared[number - self.config.share_from]
-                together = stage(torch.cat(list(parts.values())))
-                sizes = [len(x) for x in parts.values()]
-                parts = dict(zip(parts, together.split(sizes), strict=True))
+        parts, found = self.backbone.stage(0, images), {m: {} for m in images}
+        for number in range(1, 5):
+            parts = self.backbone.stage(number, parts)
             for m, x in parts.items():
-                if number > 0:
-                    found[m][number + 1] = x
+                found[m][number + 1] = x
         return found
 
     def alone(self, block: torch.Tensor) -> torch.Tensor:
@@ -317,7 +302,7 @@ class Model(nn.Module):
         compared by cosine."""
         block = self.pool(self.backbone({modality: images}))
         with torch.autocast(block.device.type, enabled=False):
-            if self.config.joint == "batch" or self.config.domains == "shared":
+            if self.config.joint == "batch":
                 return self.heads["joint"].layers(block)
             return self.heads["domain"].layers(self.alone(block))
 

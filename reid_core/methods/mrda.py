@@ -150,18 +150,12 @@ class Model(nn.Module):
         their only loss is. Up to there they are in one batch with the others, normalised alike, or
         their distances would mean nothing: so they do take part in its statistics.
         """
-        parts, maps = list(images.values()), []
+        parts, maps = images, []
         for number in range(5):
-            if number < self.config.share_from:
-                own = (self.backbone.private[m][number] for m in images)
-                parts = [stage(part) for stage, part in zip(own, parts, strict=True)]
-                maps.append(torch.cat(parts))
-            else:
-                stage = self.backbone.shared[number - self.config.share_from]
-                maps.append(stage(torch.cat(parts)))
-                parts = maps[-1].split([len(part) for part in parts])
+            parts = self.backbone.stage(number, parts)
+            maps.append(torch.cat(list(parts.values())))
             if number == self.config.region_stage:
-                parts = [part[: len(part) - background] for part in parts]
+                parts = {m: x[: len(x) - background] for m, x in parts.items()}
         return maps
 
     def enhance(self, maps: torch.Tensor) -> torch.Tensor:
