@@ -7,15 +7,8 @@ import timm
 import torch
 from torch import nn
 
-from reid_core.layers.crossvit import (
-    PUBLISHED,
-    CrossViT,
-    MultiScaleEncoder,
-    Size,
-    attend,
-    resize_positions,
-    to_map,
-)
+from reid_core.layers.crossvit import CrossViT, MultiScaleEncoder, attend, to_map
+from reid_core.layers.crossvit_weights import PUBLISHED, Size, resize_positions
 
 TINY = Size(patches=(4, 8), widths=(6, 8), depths=(1, 2), encoders=2, heads=2, mlp_ratio=2)
 

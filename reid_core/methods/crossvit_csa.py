@@ -23,7 +23,8 @@ from reid_core.config import NotNegative, Positive, Weights
 from reid_core.data.augment import denormalise, luma, normalise
 from reid_core.data.batches import Batch
 from reid_core.layers.attention import ChannelAttention, DualAttention, SpatialAttention
-from reid_core.layers.crossvit import CrossViT, Patches, Residual, Size, to_map
+from reid_core.layers.crossvit import CrossViT, Patches, Residual, to_map
+from reid_core.layers.crossvit_weights import Size
 from reid_core.layers.pooling import GAP
 from reid_core.layers.two_stream import MODALITIES, Backbone, TwoStreamResNet
 from reid_core.losses.center import CenterLoss

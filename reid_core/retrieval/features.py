@@ -14,7 +14,8 @@ from reid_core.data.augment import normalise
 from reid_core.data.datasets import layout
 from reid_core.data.images import PackedImages
 from reid_core.paths import atomic_file
-from reid_core.retrieval.protocols import MODES, evaluate
+from reid_core.retrieval.candidates import MODES
+from reid_core.retrieval.protocols import evaluate
 from reid_core.retrieval.rerank import K1, K2, RERANKED, WEIGHT
 from reid_core.train import Trained
 

@@ -1,39 +1,18 @@
-"""The evaluation protocols of SYSU-MM01, RegDB and LLCM: who queries, and which gallery answers.
+"""Measuring features by the protocols of SYSU-MM01, RegDB and LLCM.
 
 Sources: Wu et al., ICCV 2017 (SYSU-MM01); Nguyen et al., Sensors 2017 (RegDB); Zhang & Wang, CVPR
 2023 (LLCM); Ye et al., TPAMI 2021 (AGW, whose way of drawing galleries the field adopted).
 """
 
 from dataclasses import dataclass
-from itertools import product
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from reid_core.retrieval.galleries import (
-    agw_galleries,
-    folders_of,
-    official_galleries,
-    read_permutations,
-)
-from reid_core.retrieval.metrics import (
-    CUTOFFS,
-    METRICS,
-    average,
-    integers,
-    query_blocks,
-    real_matrix,
-    score_queries,
-    unit_rows,
-    vector,
-)
+from reid_core.retrieval.candidates import TestSet, ignored, prepare
+from reid_core.retrieval.metrics import CUTOFFS, METRICS, average, query_blocks, score_queries
 from reid_core.retrieval.rerank import rerank as reranked
-
-DIRECTIONS = ("visible-to-infrared", "infrared-to-visible")
-MODES = {"sysu": ("all", "indoor"), "regdb": DIRECTIONS, "llcm": DIRECTIONS}
-SYSU_GALLERY_CAMERAS = {"all": (1, 2, 4, 5), "indoor": (1, 2)}
-SYSU_MODALITIES = {camera: "infrared" if camera in (3, 6) else "visible" for camera in range(1, 7)}
 
 
 @dataclass(frozen=True)
@@ -126,7 +105,7 @@ def evaluate(
     ValueError
         An argument does not fit the protocol, the others or itself; the message names it.
     """
-    test = _prepare(
+    test = prepare(
         features, identities, cameras, frames, modalities, protocol=protocol, mode=mode,
         shots=shots, gallery=gallery, permutations=permutations, trials=trials,
     )  # fmt: skip
@@ -161,7 +140,7 @@ def top_matches(
     ValueError
         As `evaluate`; or a row of ``queries`` shows no query of this mode.
     """
-    test = _prepare(
+    test = prepare(
         features, identities, cameras, frames, modalities, protocol=protocol, mode=mode,
         **({"shots": 1, "gallery": "agw", "permutations": None} | settings | {"trials": 1}),
     )  # fmt: skip
@@ -172,64 +151,14 @@ def top_matches(
         )
     query, gallery = test.images.loc[queries], test.images.loc[test.galleries[0]]
     distance = -test.features[query.index] @ test.features[gallery.index].T
-    distance[_ignored(protocol, query, gallery)] = np.inf
+    distance[ignored(protocol, query, gallery)] = np.inf
     order = np.argsort(distance, axis=1, kind="stable")[:, :k]
     exists = np.isfinite(np.take_along_axis(distance, order, axis=1))
     rows = np.where(exists, gallery.index.to_numpy()[order], -1)
     return np.pad(rows, ((0, 0), (0, k - rows.shape[1])), constant_values=-1)
 
 
-class _Test(NamedTuple):
-    """A test set, checked: who queries, and what each trial's gallery holds."""
-
-    protocol: str
-    features: np.ndarray  # (N, D), rows of length one
-    images: pd.DataFrame  # the images' labels, indexed by their row
-    queries: pd.DataFrame  # rows of images
-    galleries: list[np.ndarray]  # of each trial: rows of images
-
-
-def _prepare(
-    features: Any,
-    identities: Any,
-    cameras: Any,
-    frames: Any,
-    modalities: Any,
-    *,
-    protocol: str,
-    mode: str,
-    shots: int,
-    gallery: str,
-    permutations: Any,
-    trials: int,
-) -> _Test:
-    _check_request(protocol, mode, shots, gallery, trials)
-    features = unit_rows(real_matrix("features", features))
-    images = _image_table(len(features), identities, cameras, frames, modalities)
-    if protocol == "sysu":
-        _check_sysu_cameras(images)
-        queries = images[images.modality == "infrared"]
-        candidates = images[images.camera.isin(SYSU_GALLERY_CAMERAS[mode])]
-    else:
-        queries, candidates = (images[images.modality == side] for side in mode.split("-to-"))
-    if queries.empty or candidates.empty:
-        raise ValueError(
-            f"modalities: found {len(queries)} query and {len(candidates)} gallery images for "
-            f"{protocol} {mode}, expected some of both; pass the whole test set"
-        )
-    if protocol == "regdb":
-        galleries = [candidates.index.to_numpy()]
-    elif gallery == "official":
-        wanted = product(sorted(set(images.identity)), SYSU_GALLERY_CAMERAS[mode])
-        galleries = official_galleries(
-            folders_of(candidates), wanted, read_permutations(permutations), shots, trials
-        )
-    else:
-        galleries = agw_galleries(folders_of(candidates), trials)
-    return _Test(protocol, features, images, queries, galleries)
-
-
-def _measure(test: _Test, rerank: bool) -> tuple[pd.DataFrame, np.ndarray]:
+def _measure(test: TestSet, rerank: bool) -> tuple[pd.DataFrame, np.ndarray]:
     """`Result.trials` and `Result.cmc`."""
     scores = _reranked_scores(test) if rerank else _plain_scores(test)
     table = pd.DataFrame([average(of_trial, len(test.queries)) for of_trial in scores])
@@ -239,7 +168,7 @@ def _measure(test: _Test, rerank: bool) -> tuple[pd.DataFrame, np.ndarray]:
     return table, np.mean([(place[:, None] <= ranks).mean(axis=0) for place in places], axis=0)
 
 
-def _plain_scores(test: _Test) -> list[list[np.ndarray]]:
+def _plain_scores(test: TestSet) -> list[list[np.ndarray]]:
     """Of each trial, its blocks of `score_queries`."""
     used = np.unique(np.concatenate(test.galleries))  # by any trial: each is compared only once
     columns = [np.searchsorted(used, rows) for rows in test.galleries]
@@ -248,7 +177,7 @@ def _plain_scores(test: _Test) -> list[list[np.ndarray]]:
     for block in query_blocks(len(test.queries), len(used)):
         query = test.queries.iloc[block]
         similarity = test.features[query.index] @ gallery_features.T
-        ignore = _ignored(test.protocol, query, gallery)
+        ignore = ignored(test.protocol, query, gallery)
         for of_trial, chosen in zip(scores, columns, strict=True):
             of_trial.append(
                 _scores(test, query, gallery.iloc[chosen], similarity[:, chosen], ignore[:, chosen])
@@ -256,14 +185,14 @@ def _plain_scores(test: _Test) -> list[list[np.ndarray]]:
     return scores
 
 
-def _reranked_scores(test: _Test) -> list[list[np.ndarray]]:
+def _reranked_scores(test: TestSet) -> list[list[np.ndarray]]:
     """`_plain_scores` after re-ranking, for which a trial's queries are needed all at once."""
     scores = []
     queries = test.features[test.queries.index]
     among = queries @ queries.T
     for rows in test.galleries:
         gallery = test.images.loc[rows]
-        ignore = _ignored(test.protocol, test.queries, gallery)
+        ignore = ignored(test.protocol, test.queries, gallery)
         distance = reranked(
             queries,
             test.features[rows],
@@ -278,7 +207,7 @@ def _reranked_scores(test: _Test) -> list[list[np.ndarray]]:
 
 
 def _scores(
-    test: _Test,
+    test: TestSet,
     query: pd.DataFrame,
     gallery: pd.DataFrame,
     similarity: np.ndarray,
@@ -290,64 +219,4 @@ def _scores(
         gallery.identity.to_numpy(),
         ignore=ignore,
         cmc="images" if test.protocol == "regdb" else "identities",
-    )
-
-
-def _ignored(protocol: str, query: pd.DataFrame, gallery: pd.DataFrame) -> np.ndarray:
-    """(Q, G) mask of the gallery images that do not exist for a query."""
-    query_camera, camera = query.camera.to_numpy()[:, None], gallery.camera.to_numpy()
-    if protocol == "sysu":
-        return (query_camera == 3) & (camera == 2)
-    if protocol == "llcm":
-        same_identity = query.identity.to_numpy()[:, None] == gallery.identity.to_numpy()
-        return same_identity & (query_camera == camera)
-    return np.zeros((len(query), len(gallery)), dtype=bool)
-
-
-def _check_request(protocol: str, mode: str, shots: int, gallery: str, trials: int) -> None:
-    for name, value, choices in (
-        ("protocol", protocol, tuple(MODES)),
-        ("mode", mode, MODES.get(protocol, ())),
-        ("gallery", gallery, ("agw", "official") if protocol == "sysu" else ("agw",)),
-    ):
-        if value not in choices:
-            raise ValueError(
-                f"{name}: found {value!r}, expected {' or '.join(map(repr, choices))} "
-                f"(protocol {protocol!r}); choose one of these"
-            )
-    for name, value in (("shots", shots), ("trials", trials)):
-        if not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{name}: found {value!r}, expected an integer from 1; pass one")
-    if shots != 1 and gallery != "official":
-        raise ValueError(
-            f"shots: found {shots}, expected 1; several need protocol 'sysu', gallery 'official'"
-        )
-
-
-def _check_sysu_cameras(images: pd.DataFrame) -> None:
-    wrong = images[images.camera.map(SYSU_MODALITIES) != images.modality]
-    if len(wrong):
-        raise ValueError(
-            f"cameras: found camera {wrong.camera.iloc[0]} with modality "
-            f"{wrong.modality.iloc[0]!r} in row {wrong.index[0]}, expected cameras 1, 2, 4, 5 "
-            "visible and 3, 6 infrared; number the cameras as SYSU-MM01's folders do"
-        )
-
-
-def _image_table(
-    rows: int, identities: Any, cameras: Any, frames: Any, modalities: Any
-) -> pd.DataFrame:
-    """The images' labels, indexed by their row."""
-    unit = "row of features"
-    modality = vector("modalities", modalities, rows, unit).astype(str)
-    odd = sorted(set(modality.tolist()) - {"visible", "infrared"})
-    if odd:
-        raise ValueError(f"modalities: found {odd}, expected 'visible' or 'infrared'; rename them")
-    return pd.DataFrame(
-        {
-            "identity": integers("identities", identities, rows, unit),
-            "camera": integers("cameras", cameras, rows, unit),
-            "frame": integers("frames", frames, rows, unit),
-            "modality": modality,
-        }
     )
