@@ -97,6 +97,17 @@ def _spread(found: pd.DataFrame, metric: str) -> str:
     return f"{100 * row[metric]:.1f}{spread}"
 
 
+def listed(runs: pd.DataFrame, variants: list[str]) -> pd.DataFrame:
+    """Variants that no paper prints, in their order: a line each, text as in `beside`, a dash where
+    no run is finished. ``runs`` is `measured`'s, of one dataset and mode."""
+    lines = {}
+    for variant in variants:
+        found = runs[runs["variant"] == variant]
+        lines[variant] = {metric: _spread(found, metric) for metric in ("rank1", "mAP", "mINP")}
+        lines[variant]["runs"] = int(found["runs"].sum())
+    return pd.DataFrame.from_dict(lines, orient="index")
+
+
 def sweep(runs: pd.DataFrame, variants: list[str], field: str) -> pd.DataFrame:
     """Of `measured`, the rows of ``variants`` ("method/variant"), with the value of the model's
     setting ``field`` in a column of that name, in ascending order. Of two variants that come to the

@@ -9,7 +9,7 @@ from reid_core import tables
 from reid_core.config import RunConfig
 from reid_core.methods import METHODS
 from reid_core.paths import PUBLISHED
-from reid_core.tables import COLUMNS, beside, measured, published, steps, sweep
+from reid_core.tables import COLUMNS, beside, listed, measured, published, steps, sweep
 
 PAPERS = sorted(path.stem for path in PUBLISHED.glob("*.csv"))
 
@@ -173,6 +173,13 @@ def test_beside(runs):
     assert table.loc["B", ("all", "rank1", "measured")] == "30.0"
     assert table.loc[["C", "D"], ("all", "rank1", "measured")].tolist() == ["—", "—"]
     assert table["", "", "runs"].tolist() == [2, 1, 0, 0]
+
+
+def test_listed_keeps_its_order_and_shows_dashes(runs):
+    table = listed(runs, ["m/b", "m/d", "m/a"])
+    assert table["rank1"].tolist() == ["30.0", "—", "45.0 ± 7.1"]
+    assert table["runs"].tolist() == [1, 0, 2]
+    assert table.index.tolist() == ["m/b", "m/d", "m/a"]
 
 
 def test_sweep_is_ordered_by_its_setting(runs):
