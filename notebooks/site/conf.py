@@ -13,10 +13,8 @@ project = "Visible–infrared person re-identification"
 html_title = project
 language = "en"
 extensions = ["myst_nb"]
-exclude_patterns = []
 
 nb_execution_mode = "off"  # papermill has executed them
-nb_merge_streams = True
 nb_ipywidgets_js = {}  # else from a CDN
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 3
