@@ -62,8 +62,8 @@ def _ended_well(notebook: nbformat.NotebookNode) -> bool:
 
 
 def execute_missing(notebooks: Iterable[Path], profile: str) -> dict[str, str]:
-    """Executes those of ``notebooks`` that have no current copy, one after another, with a line for
-    each. Returns the failed ones' names with what went wrong; a failure does not stop the others."""
+    """Executes those of ``notebooks`` that have no current copy, one after another, with a line
+    for each. Returns the failed ones' names with what went wrong; a failure stops no other."""
     failed: dict[str, str] = {}
     for notebook in notebooks:
         executed = executed_copy(notebook, profile)
