@@ -269,8 +269,12 @@ def _add_site(commands: argparse._SubParsersAction) -> None:
 
 
 def _site(options: argparse.Namespace) -> int:
-    from reid_core import site
-
+    try:
+        from reid_core import site
+    except ModuleNotFoundError as error:  # said before notebooks are executed for nothing
+        install = "pip install -c constraints.txt -e '.[site]'"
+        print(f"error: {error}. Install what makes the pages: {install}", file=sys.stderr)
+        return 2
     failed = site.execute_missing(site.chosen(options.notebooks), options.profile)
     for name, why in failed.items():
         print(f"failed: {name}: {why}", file=sys.stderr)

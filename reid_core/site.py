@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 import nbformat
+from sphinx.cmd.build import build_main
 
 from reid_core.config import ConfigError
 from reid_core.notebooks import NotebookError, execute, profile_parameters
@@ -24,7 +25,7 @@ _READS_RUNS = re.compile(r"2\d_|40_")  # show other notebooks' runs, and are old
 
 
 class SiteError(RuntimeError):
-    """Sphinx is not there, or could not make the pages."""
+    """Sphinx could not make the pages."""
 
 
 def chosen(numbers: Collection[str] = ()) -> list[Path]:
@@ -88,14 +89,8 @@ def build(profile: str) -> Path:
     Raises
     ------
     SiteError
-        Sphinx is not installed or failed; the site that was there is left alone.
+        Sphinx failed; the site that was there is left alone.
     """
-    try:
-        from sphinx.cmd.build import build_main
-    except ModuleNotFoundError:
-        raise SiteError(
-            "Sphinx is not installed. Install it with: pip install -c constraints.txt -e '.[site]'"
-        ) from None
     site = results_folder() / "site"
     with tempfile.TemporaryDirectory() as folder:
         source, pages = Path(folder, "source"), Path(folder, "pages")
