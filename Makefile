@@ -4,7 +4,7 @@ BIN := .venv/bin
 PROFILE ?= demo
 OUT := results/runs/$(PROFILE)
 
-.PHONY: demo test lint install reproduce
+.PHONY: demo test lint install reproduce site
 
 install: .venv/installed
 
@@ -26,6 +26,10 @@ demo: install
 # all 29 tables and figures of the papers, one seed; what is finished is not trained again
 reproduce: install
 	$(BIN)/python -m reid_core reproduce --profile $(PROFILE)
+
+# the README and the executed notebooks as pages that open without network; trains what is missing
+site: install
+	$(BIN)/python -m reid_core site --profile $(PROFILE)
 
 test: install
 	$(BIN)/python -m pytest

@@ -30,6 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     _add_reproduce(commands)
     _add_train(commands)
     _add_report(commands)
+    _add_site(commands)
     options = parser.parse_args(arguments)
     try:
         return options.run(options)
@@ -254,6 +255,35 @@ def _report(options: argparse.Namespace) -> int:
     publish_figures()
     write_report()
     return 0
+
+
+def _add_site(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "site", help="execute the notebooks that are not, and make pages of them: results/site"
+    )
+    parser.add_argument(
+        "notebooks", nargs="*", metavar="NUMBER", help="execute these alone: 02 21 [all]"
+    )
+    parser.add_argument("--profile", default="demo", help="smoke, demo or paper [demo]")
+    parser.set_defaults(run=_site)
+
+
+def _site(options: argparse.Namespace) -> int:
+    try:
+        from reid_core import site
+    except ModuleNotFoundError as error:  # said before notebooks are executed for nothing
+        install = "pip install -c constraints.txt -e '.[site]'"
+        print(f"error: {error}. Install what makes the pages: {install}", file=sys.stderr)
+        return 2
+    failed = site.execute_missing(site.chosen(options.notebooks), options.profile)
+    for name, why in failed.items():
+        print(f"failed: {name}: {why}", file=sys.stderr)
+    try:
+        print(f"open {shown(site.build(options.profile))}")
+    except site.SiteError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 1 if failed else 0
 
 
 def _positive(text: str) -> int:

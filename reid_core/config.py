@@ -137,25 +137,26 @@ def _problem(error: Mapping[str, Any]) -> str:
 
 
 def load_profile(name: str) -> dict[str, Any]:
-    """The ``overrides`` of ``notebooks/profiles/<name>.yaml``; papermill reads the same file with
-    ``-f``, hence its form: notebook parameters, of them ``profile`` (its own name).
+    """The ``overrides`` of a profile. Raises as `read_profile` does."""
+    return read_profile(name)["overrides"]
+
+
+def profile_datasets(name: str) -> dict[str, str]:
+    """The datasets on which a profile's artefacts are measured, PaperDolls where its file has no
+    ``sysu`` or ``regdb``. Raises as `read_profile` does."""
+    drawn = {"sysu": "paperdolls-sysu", "regdb": "paperdolls-regdb"}
+    return drawn | {k: v for k, v in read_profile(name).items() if k in drawn}
+
+
+def read_profile(name: str) -> dict[str, Any]:
+    """The content of ``notebooks/profiles/<name>.yaml``; papermill reads the same file with ``-f``,
+    hence its form: notebook parameters, of them ``profile`` (its own name).
 
     Raises
     ------
     ConfigError
         There is no such profile, or its file has another form.
     """
-    return _profile(name)["overrides"]
-
-
-def profile_datasets(name: str) -> dict[str, str]:
-    """The datasets on which a profile's artefacts are measured, PaperDolls where its file has no
-    ``sysu`` or ``regdb``. Raises as `load_profile` does."""
-    drawn = {"sysu": "paperdolls-sysu", "regdb": "paperdolls-regdb"}
-    return drawn | {k: v for k, v in _profile(name).items() if k in drawn}
-
-
-def _profile(name: str) -> dict[str, Any]:
     path = PROFILES / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in PROFILES.glob("*.yaml")))

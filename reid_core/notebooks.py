@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from reid_core.config import read_profile
 from reid_core.paths import NOTEBOOKS, ROOT, shown
 
 
@@ -32,6 +33,15 @@ def check(notebook: Path, parameters: Mapping[str, Any]) -> None:
             f"{shown(notebook)}: has no parameter {', '.join(unknown)}; its tagged cell has "
             f"{', '.join(known)}."
         )
+
+
+def profile_parameters(notebook: Path, profile: str) -> dict[str, Any]:
+    """What a profile's file has for ``notebook``, as ``papermill -f`` gives it. Raises ConfigError
+    where there is no such profile."""
+    from papermill import inspect_notebook
+
+    known = inspect_notebook(str(notebook))
+    return {name: value for name, value in read_profile(profile).items() if name in known}
 
 
 def execute(notebook: Path, executed: Path, parameters: Mapping[str, Any]) -> None:

@@ -26,7 +26,7 @@ ORDER = [
     ("tables", "report"),
     ("drawings",),
     ("artefacts",),
-    ("reproduce",),
+    ("reproduce", "site"),
     ("__main__",),
 ]
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))

@@ -6,15 +6,15 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
-import yaml
 from papermill.inspection import inspect_notebook
 
-from reid_core.paths import PROFILES, ROOT
+from reid_core.notebooks import profile_parameters
+from reid_core.paths import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # what a smoke run changes beside its profile, to spend no time on more of the same
 BASELINES = ROOT / "notebooks" / "03_baselines.ipynb"
-RUNS = [(n, {"thermal": "paperdolls-tiny-regdb"}) for n in NOTEBOOKS if n != BASELINES]
+RUNS = [(n, {}) for n in NOTEBOOKS if n != BASELINES]
 RUNS.append((BASELINES, {"variants": "one-stream two-stream"}))
 RUNS.append((BASELINES, {"variants": "two-stream", "dataset": "paperdolls-tiny-regdb"}))
 
@@ -26,9 +26,7 @@ def _code(notebook: Path) -> list[nbformat.NotebookNode]:
 @pytest.mark.parametrize(("notebook", "changes"), RUNS, ids=lambda x: getattr(x, "stem", ""))
 def test_runs_on_the_smoke_profile(notebook: Path, changes: dict[str, str], tmp_path: Path) -> None:
     """Also from another working directory: nothing may depend on where it is started."""
-    smoke = yaml.safe_load((PROFILES / "smoke.yaml").read_text())
-    known = inspect_notebook(str(notebook))
-    parameters = {name: value for name, value in (smoke | changes).items() if name in known}
+    parameters = profile_parameters(notebook, "smoke") | changes
     executed = papermill.execute_notebook(
         str(notebook), str(tmp_path / notebook.name), parameters, cwd=str(tmp_path),
         kernel_name="python3", progress_bar=False,
