@@ -22,6 +22,7 @@ def timm_model(size: Size = TINY, **settings) -> nn.Module:
         depth=[[*size.depths, 0]] * size.encoders,
         num_heads=[size.heads] * 2,
         mlp_ratio=[size.mlp_ratio] * 2,
+        multi_conv=size.dagger,
         num_classes=5,
         **settings,
     )
@@ -157,10 +158,28 @@ def test_places_of_a_map_are_places_of_the_picture():
     assert places == [[2, 1]] and not changed[:, 0].any()
 
 
-def test_every_weight_learns():
+@torch.no_grad()
+@pytest.mark.parametrize("patch", [8, 12, 16])
+def test_dagger_embeds_every_patch_and_its_neighbourhood(patch):
+    """As many tokens as without it; pixels move their own patch's token, and none farther than two
+    patches away."""
     torch.manual_seed(0)
-    model = varied(CrossViT((16, 8), TINY)).train()
-    sum((z * torch.randn_like(z)).sum() for z in model(torch.randn(2, 3, 16, 8))).backward()
+    size = TINY._replace(patches=(patch, patch), widths=(32, 32), dagger=True)
+    model = CrossViT((7 * patch, 7 * patch), size)
+    black, spot = torch.zeros(2, 1, 3, 7 * patch, 7 * patch)
+    middle = slice(3 * patch, 4 * patch)
+    spot[:, :, middle, middle] = 1
+    changed = to_map(model.embed(spot)[0] - model.embed(black)[0], (7, 7)).abs().sum(1)[0]
+    assert changed[3, 3] > 0
+    changed[1:6, 1:6] = 0
+    assert not changed.any()
+
+
+@pytest.mark.parametrize("dagger", [False, True])
+def test_every_weight_learns(dagger):
+    torch.manual_seed(0)
+    model = varied(CrossViT((16, 16), TINY._replace(patches=(8, 16), dagger=dagger))).train()
+    sum((z * torch.randn_like(z)).sum() for z in model(torch.randn(2, 3, 16, 16))).backward()
     assert all(p.grad is not None and p.grad.any() for p in model.parameters())
 
 
@@ -267,6 +286,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     [
         (((16, 10), TINY), "patches: found 4 pixels for pictures of 16 × 10, expected a divisor"),
         (((20, 8), TINY), "patches: found 8 pixels for pictures of 20 × 8, expected a divisor"),
+        (((16, 8), TINY._replace(dagger=True)), "patches: found 4 pixels with dagger, expected of"),
         (((16, 8), TINY._replace(heads=4)), r"heads: found 4 for widths \(6, 8\), expected a div"),
         (((16, 8), TINY, "imagenet"), r"found 'imagenet' for Size\(patches=\(4, 8\).*crossvit_15"),
         (

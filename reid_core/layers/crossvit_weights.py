@@ -23,16 +23,20 @@ class Size(NamedTuple):
     encoders: int = 3  # L
     heads: int = 6
     mlp_ratio: int = 3
+    dagger: bool = False  # its authors' CrossViT†: patches embedded by three convolutions
 
 
-# With ImageNet weights by their authors, who also have a base of 105 million weights and "daggers",
-# which embed a patch by three convolutions. Defaults of ``Size``: crossvit_15.
+# With ImageNet weights by their authors, who also have a base of 105 million weights. Defaults of
+# ``Size``: crossvit_15.
 PUBLISHED = {
     "crossvit_tiny": Size(widths=(96, 192), depths=(1, 4), heads=3, mlp_ratio=4),
     "crossvit_small": Size(depths=(1, 4), mlp_ratio=4),
     "crossvit_9": Size(widths=(128, 256), depths=(1, 3), heads=4),
     "crossvit_15": Size(),
     "crossvit_18": Size(widths=(224, 448), depths=(1, 6), heads=7),
+    "crossvit_9_dagger": Size(widths=(128, 256), depths=(1, 3), heads=4, dagger=True),
+    "crossvit_15_dagger": Size(dagger=True),
+    "crossvit_18_dagger": Size(widths=(224, 448), depths=(1, 6), heads=7, dagger=True),
 }
 _URL = "https://github.com/IBM/CrossViT/releases/download/weights-0.1/{}_224.pth"
 

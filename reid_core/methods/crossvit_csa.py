@@ -62,6 +62,8 @@ class Config:
     encoders: Positive = 3  # L
     heads: Positive = 6
     mlp_ratio: Positive = 3
+    dagger: bool = False  # CrossViT† of the same authors: patches embedded by three convolutions,
+    # not in the paper; for training from scratch
     patch_exchange: Patches = "own"  # "other": Eq. 8 as printed; see MultiScaleEncoder
     residual: Residual = "class"  # which is the "multi-scale residual connection"; see there
     private: bool = False  # a CrossViT for each modality, if "respectively" (§1) means that
@@ -176,7 +178,7 @@ class Model(nn.Module):
         self.config = config
         if config.crossvit:
             shape = (config.patches, config.widths, config.depths)
-            size = Size(*shape, config.encoders, config.heads, config.mlp_ratio)
+            size = Size(*shape, config.encoders, config.heads, config.mlp_ratio, config.dagger)
             reading = (config.patch_exchange, config.residual)
             self.backbone = nn.ModuleList(
                 CrossViT(config.size, size, config.weights, *reading)
