@@ -22,6 +22,7 @@ ORDER = [
     ("train",),
     ("retrieval",),
     ("figures", "comparisons"),
+    ("browser",),
     ("notebooks",),
     ("tables", "report"),
     ("drawings",),
