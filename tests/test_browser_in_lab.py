@@ -58,7 +58,7 @@ def page(tmp_path: Path) -> Iterator[webdriver.Chrome]:
     options.binary_location = shutil.which("chromium")
     for flag in ("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run",
                  "disable-background-networking", "disable-component-update", "disable-sync",
-                 "window-size=1500,1100", f"user-data-dir={tmp_path / 'chromium'}"):  # fmt: skip
+                 "window-size=1700,1300", f"user-data-dir={tmp_path / 'chromium'}"):  # fmt: skip
         options.add_argument(f"--{flag}")
     service = webdriver.ChromeService(shutil.which("chromedriver"))
     try:
@@ -96,6 +96,8 @@ def test_controls_work_in_jupyterlab(page: webdriver.Chrome, tmp_path: Path) -> 
     page.execute_script("jupyterapp.commands.execute('notebook:run-all-cells')")
     wait(page, lambda: figure(page), "the first figure")
     wait(page, lambda: page.find_elements(By.XPATH, SEARCHES), "the controls")
+    controls = page.find_element(By.CSS_SELECTOR, ".jp-OutputArea .widget-vbox")
+    page.execute_script("arguments[0].scrollIntoView()", controls)
     page.save_screenshot(str(tmp_path / "first.png"))
     pictures = [figure(page)]
 

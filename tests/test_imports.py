@@ -22,6 +22,7 @@ ORDER = [
     ("train",),
     ("retrieval",),
     ("figures", "comparisons"),
+    ("ranked",),
     ("browser",),
     ("notebooks",),
     ("tables", "report"),
