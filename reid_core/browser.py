@@ -82,11 +82,11 @@ class Browser:
         self.person = _control(widgets.Dropdown, "person", 17, options=[EVERYONE])
         self.trial = _control(widgets.IntSlider, "trial", 24, min=1, max=10)
         self.count = _control(
-            widgets.IntSlider, "answers", 26, min=5, max=50, step=5, value=COLUMNS
+            widgets.IntSlider, "answers", 26, min=5, max=50, step=5, value=2 * COLUMNS
         )
         self.query = _control(widgets.SelectionSlider, "query", 48, options=[("", 0)])
         self.previous, self.next = (
-            widgets.Button(description=text, layout={"width": "9em"})
+            widgets.Button(description=text, layout={"width": "9em", "margin": "2px 0 2px 12px"})
             for text in ("◀ previous", "next ▶")
         )
         wanted = [name for name in self.folders if name.startswith(f"{first},")]
