@@ -120,7 +120,7 @@ def _rank(
     """Draws each query and its best matches into a row of ``axes``."""
     for line, query, row in zip(axes, queries, matches, strict=True):
         label = f"query\ncam {cameras[query]}"
-        _framed(line[0], pictures[query], NEUTRAL, "solid", label, fontsize)
+        framed(line[0], pictures[query], NEUTRAL, "solid", label, fontsize)
         for rank, (axis, match) in enumerate(zip(line[1:], row, strict=True), 1):
             if match < 0:
                 axis.set_visible(False)
@@ -128,12 +128,13 @@ def _rank(
             right = identities[match] == identities[query]
             label = f"{rank} {'✓' if right else '✗'}\ncam {cameras[match]}"
             frame = (RIGHT, "solid") if right else (WRONG, "dashed")
-            _framed(axis, pictures[match], *frame, label, fontsize)
+            framed(axis, pictures[match], *frame, label, fontsize)
 
 
-def _framed(
+def framed(
     axis: Axes, picture: np.ndarray, colour: str, style: str, label: str, fontsize: float
 ) -> None:
+    """Draws ``picture`` with a frame and, above it, its ``label``."""
     axis.imshow(picture)
     axis.set(xticks=[], yticks=[])
     axis.set_title(label, fontsize=fontsize, color=colour, pad=2)

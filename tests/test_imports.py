@@ -22,6 +22,8 @@ ORDER = [
     ("train",),
     ("retrieval",),
     ("figures", "comparisons"),
+    ("ranked",),
+    ("browser",),
     ("notebooks",),
     ("tables", "report"),
     ("drawings",),

@@ -18,6 +18,10 @@ from reid_core.retrieval.metrics import integers, real_matrix, unit_rows, vector
 DIRECTIONS = ("visible-to-infrared", "infrared-to-visible")
 MODES = {"sysu": ("all", "indoor"), "regdb": DIRECTIONS, "llcm": DIRECTIONS}
 SYSU_GALLERY_CAMERAS = {"all": (1, 2, 4, 5), "indoor": (1, 2)}
+IGNORED = {  # why `ignored` leaves a gallery image out, in words; RegDB has no such rule
+    "sysu": "camera 2 stands in the room of the query's camera 3",
+    "llcm": "the query's own person under the query's own camera",
+}
 SYSU_MODALITIES = {camera: "infrared" if camera in (3, 6) else "visible" for camera in range(1, 7)}
 
 

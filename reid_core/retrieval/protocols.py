@@ -5,7 +5,7 @@ Sources: Wu et al., ICCV 2017 (SYSU-MM01); Nguyen et al., Sensors 2017 (RegDB); 
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -156,6 +156,38 @@ def top_matches(
     exists = np.isfinite(np.take_along_axis(distance, order, axis=1))
     rows = np.where(exists, gallery.index.to_numpy()[order], -1)
     return np.pad(rows, ((0, 0), (0, k - rows.shape[1])), constant_values=-1)
+
+
+class Ranking(NamedTuple):
+    """A query's whole gallery, the most alike first. What the camera rule leaves out stands where
+    it would have stood."""
+
+    rows: np.ndarray  # (G,) of the features
+    similarity: np.ndarray  # (G,) cosines
+    rank: np.ndarray  # (G,) from 1; 0 for what does not exist for this query
+    right: np.ndarray  # (G,) True: shows the query's person, and exists for it
+    place: float  # of the first right image, counted as the protocol's CMC counts; NaN for none,
+    average_precision: float  # and so in these
+    inverse_negative_penalty: float
+
+
+def ranking(test: TestSet, query: int, trial: int = 1) -> Ranking:
+    """How ``query``, a row of ``test.queries``, ranks the gallery of ``trial``, from 1; its scores
+    are those that `evaluate` averages."""
+    asked, gallery = test.queries.loc[[query]], test.images.loc[test.galleries[trial - 1]]
+    similarity = test.features[[query]] @ test.features[gallery.index].T
+    ignore = ignored(test.protocol, asked, gallery)
+    scores = _scores(test, asked, gallery, similarity, ignore)
+    order = np.argsort(-similarity[0], kind="stable")
+    exists = ~ignore[0, order]
+    same = gallery.identity.to_numpy()[order] == asked.identity.item()
+    return Ranking(
+        gallery.index.to_numpy()[order],
+        similarity[0, order],
+        np.where(exists, np.cumsum(exists), 0),
+        same & exists,
+        *(scores[:, 0].tolist() if scores.size else [np.nan] * 3),
+    )
 
 
 def _measure(test: TestSet, rerank: bool) -> tuple[pd.DataFrame, np.ndarray]:
