@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from reid_core.config import ConfigError, profile_datasets
+from reid_core.config import ConfigError
 from reid_core.data import DATASETS, DatasetError
 from reid_core.data.check import check
 from reid_core.data.datasets import DRAWN, NAMES, layout, locate, read
@@ -148,15 +148,15 @@ def _add_reproduce(commands: argparse._SubParsersAction) -> None:
 
 def _reproduce(options: argparse.Namespace) -> int:
     from reid_core import reproduce  # imports torch
-    from reid_core.drawings import Place
 
     data = str(options.data.resolve()) if options.data else ""
     if options.only:
         jobs, wanted = [reproduce.job_of(name, data) for name in options.only], []
     else:
         wanted = reproduce.chosen(options.artefacts)
-        datasets = _datasets(options.profile, options.dataset)
-        place = Place(options.profile, **datasets, seed=options.seeds[0], data=data)
+        place = reproduce.place_of(
+            options.profile, options.dataset or (), data, seed=options.seeds[0]
+        )
         of = {"seeds": options.seeds, "trials": options.trials}
         if options.list:
             print(reproduce.overview(wanted, place, **of))
@@ -170,14 +170,6 @@ def _reproduce(options: argparse.Namespace) -> int:
     for name, why in undrawn.items():
         print(f"not drawn: {name}: {why}", file=sys.stderr)
     return 1 if failed or undrawn else 0
-
-
-def _datasets(profile: str, named: list[str] | None) -> dict[str, str]:
-    """The dataset of each layout: the profile's, or of those that are named."""
-    if not named:
-        return profile_datasets(profile)
-    found = {layout(name): name for name in named}
-    return {kind: found.get(kind, "") for kind in ("sysu", "regdb")}
 
 
 def _add_train(commands: argparse._SubParsersAction) -> None:

@@ -12,13 +12,43 @@ from typing import Any
 
 from reid_core import records
 from reid_core.artefacts import artefacts
-from reid_core.config import ConfigError, RunConfig
+from reid_core.config import ConfigError, RunConfig, profile_datasets
+from reid_core.data.datasets import layout
 from reid_core.drawings import Artefact, Place
 from reid_core.methods import configure
 from reid_core.notebooks import NotebookError, check, execute, notebook_of
 from reid_core.paths import REPORTED, shown
 
 _NAME = re.compile(r"([^/]+)/([^/]+)/([^/]+/[^/]+)/seed(\d+)(?:-trial(\d+))?")
+
+
+def place_of(profile: str, named: Iterable[str] = (), data: str = "", seed: int = 0) -> Place:
+    """Where artefacts are measured: on the profile's datasets, or on those that are ``named``, of
+    each layout one. ``data`` is the folder of the one dataset.
+
+    Raises
+    ------
+    ConfigError
+        There is no such profile, two datasets share a layout or none has an artefact's, or
+        ``data`` would have to be the folder of two.
+    DatasetError
+        There is no such dataset.
+    """
+    datasets, named = profile_datasets(profile), list(named)
+    if named:
+        found = {layout(name): name for name in named}
+        if len(found) < len(named) or found.keys() - datasets.keys():
+            raise ConfigError(
+                f"dataset: found {', '.join(named)}, expected one in SYSU-MM01's layout, one in "
+                "RegDB's, or both: the papers' artefacts are of these."
+            )
+        datasets = {kind: found.get(kind, "") for kind in datasets}
+    if data and all(datasets.values()):
+        raise ConfigError(
+            f"data: found one folder for {' and '.join(datasets.values())}. Name one dataset, or "
+            "put both below one folder, under these names, and name that in REID_DATA."
+        )
+    return Place(profile, **datasets, seed=seed, data=data)
 
 
 @dataclass(frozen=True)

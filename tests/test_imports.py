@@ -18,7 +18,7 @@ ORDER = [
     ("losses",),
     ("methods",),
     ("progress",),
-    ("superres",),
+    ("superres", "shared_start"),
     ("train",),
     ("retrieval",),
     ("figures", "comparisons"),
