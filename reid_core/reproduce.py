@@ -4,21 +4,24 @@ execution of its method's notebook each, and what failed is named at the end."""
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from reid_core import records
 from reid_core.artefacts import artefacts
 from reid_core.config import ConfigError, RunConfig, profile_datasets
-from reid_core.data.datasets import layout
+from reid_core.data.datasets import layout, obtain
 from reid_core.drawings import Artefact, Place
 from reid_core.methods import configure
 from reid_core.notebooks import NotebookError, check, execute, notebook_of
 from reid_core.paths import REPORTED, shown
+from reid_core.shared_start import settings_of_start, shared_epochs
 
+BESIDE = 15.0  # seconds of a notebook beside its training, on the records' machine
 _NAME = re.compile(r"([^/]+)/([^/]+)/([^/]+/[^/]+)/seed(\d+)(?:-trial(\d+))?")
 
 
@@ -93,6 +96,15 @@ def plan(
     NotebookError
         A notebook lacks a parameter that a run needs.
     """
+    jobs = _distinct(wanted, place, seeds, trials)
+    for job in {j.run.method: j for j in jobs}.values():
+        check(job.notebook, job.parameters)
+    return jobs
+
+
+def _distinct(
+    wanted: Iterable[Artefact], place: Place, seeds: Iterable[int], trials: Iterable[int]
+) -> list[Job]:
     jobs: dict[str, Job] = {}
     for seed in seeds:
         for name, kind in dict.fromkeys(run for a in wanted for run in a.runs):
@@ -101,8 +113,6 @@ def plan(
                 if dataset:
                     job = _job(name, place.profile, dataset, seed, trial, place.data)
                     jobs[job.name] = job
-    for job in {j.run.method: j for j in jobs.values()}.values():
-        check(job.notebook, job.parameters)
     return list(jobs.values())
 
 
@@ -129,18 +139,29 @@ def _job(name: str, profile: str, dataset: str, seed: int, trial: int, data: str
     run = configure(method, variant, profile, dataset=dataset, seed=seed, trial=trial)
     rows = "variants" if method == "baselines" else "variant"  # that notebook compares several
     parameters = {"profile": profile, "dataset": dataset, "data": data, rows: variant}
+    for artefact in artefacts().values():
+        if (name, layout(dataset)) in artefact.runs:
+            parameters |= artefact.parameters.get(method, {})
     return Job(run, parameters | {"seed": seed, "trial": trial})
 
 
 def run_all(jobs: list[Job], workers: int) -> dict[str, str]:
     """Runs what is missing of ``jobs``, ``workers`` at a time, each with its share of the cores,
     and returns the failed ones' names with what went wrong. A line for each tells how long it took
-    and about how long the rest will take."""
+    and about how long the rest will take.
+
+    Raises
+    ------
+    DatasetError
+        A dataset of theirs is missing and cannot be drawn; nothing was run.
+    """
     failed: dict[str, str] = {}
     missing = [job for job in jobs if not _settled(job, failed)]
     print(f"{len(jobs)} runs: {len(jobs) - len(missing) - len(failed)} finished before", flush=True)
     if not missing:
         return failed
+    for job in {job.run.dataset: job for job in missing}.values():
+        obtain(job.run.dataset, job.parameters["data"])
     # kernels inherit it; one thread a run wastes less than many threads on one after another
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
     clock = _Clock(missing, workers)
@@ -190,15 +211,12 @@ def _interruptible(
 
 
 class _Clock:
-    """How long the rest takes: every run as long as its committed record says (the mean of all
-    where it has none), times how much slower this machine has been than the records so far."""
+    """How long the rest takes: every run as long as expected (all alike where nothing is known),
+    times how much slower this machine has been than that so far."""
 
     def __init__(self, jobs: list[Job], workers: int):
         self.workers = workers
-        known = {job.name: _recorded_seconds(job) for job in jobs}
-        values = [seconds for seconds in known.values() if seconds]
-        usual = sum(values) / len(values) if values else 1.0
-        self.rest = {name: seconds or usual for name, seconds in known.items()}
+        self.rest = expected_seconds(jobs) or dict.fromkeys([job.name for job in jobs], 1.0)
         self.expected = self.measured = 0.0
 
     def done(self, job: Job, seconds: float) -> None:
@@ -214,6 +232,24 @@ class _Clock:
             return ""
         seconds = sum(self.rest.values()) * self.measured / self.expected / self.workers
         return f", about {_duration(seconds)} left"
+
+
+def expected_seconds(jobs: list[Job]) -> dict[str, float]:
+    """How long each run takes by the committed records, on their machine; one without a record
+    takes the mean of its method's, or else of all. Epochs that a run before it shares are trained
+    once. Nothing where there is no record at all."""
+    known = {job.name: _recorded_seconds(job) for job in jobs}
+    every = [seconds for seconds in known.values() if seconds]
+    found, begun = {}, set()
+    for job in jobs if every else ():
+        alike = [known[j.name] for j in jobs if j.run.method == job.run.method and known[j.name]]
+        seconds = known[job.name] or mean(alike or every)
+        if shared := shared_epochs(job.run):
+            start = repr(settings_of_start(job.run))
+            seconds *= 1 - shared / job.run.epochs if start in begun else 1
+            begun.add(start)
+        found[job.name] = seconds + BESIDE
+    return found
 
 
 def _recorded_seconds(job: Job) -> float | None:
@@ -244,19 +280,30 @@ def chosen(names: list[str]) -> list[Artefact]:
     return [a for a in known.values() if not names or a.name in names or a.paper in names]
 
 
-def overview(wanted: list[Artefact], place: Place, **of: Any) -> str:
+def overview(
+    wanted: list[Artefact],
+    place: Place,
+    workers: int,
+    *,
+    seeds: Sequence[int] = (0,),
+    trials: Sequence[int] = (1,),
+) -> str:
     """A line for each artefact: how many runs it stands on, and how many of them are finished on
-    this machine; then how many distinct runs that makes."""
+    this machine; then how many distinct runs that makes, and about how long the missing ones take,
+    where records tell."""
+    every, failed = plan(wanted, place, seeds=seeds, trials=trials), {}
+    missing = {job.name: job for job in every if not _settled(job, failed)}
+    done = {job.name for job in every} - missing.keys() - failed.keys()
     lines = []
     for artefact in wanted:
-        jobs = plan([artefact], place, **of)
-        done = sum(job.finished() for job in jobs)
-        lines.append(f"{artefact.name:<24} {done:>3} of {len(jobs):>3} runs  {artefact.title}")
-    every = plan(wanted, place, **of)
-    done = sum(job.finished() for job in every)
-    return "\n".join(
-        [*lines, f"{len(wanted)} artefacts, {len(every)} distinct runs, {done} finished"]
-    )
+        names = {job.name for job in _distinct([artefact], place, seeds, trials)}
+        counts = f"{len(names & done):>3} of {len(names):>3} runs"
+        lines.append(f"{artefact.name:<24} {counts}  {artefact.title}")
+    lines.append(f"{len(wanted)} artefacts, {len(every)} distinct runs, {len(done)} finished")
+    lines += [f"in the way: {why}" for why in failed.values()]
+    if seconds := sum(expected_seconds(list(missing.values())).values()) / workers:
+        lines.append(f"about {_duration(seconds)}, {workers} at a time, by the records' times")
+    return "\n".join(lines)
 
 
 def draw_all(wanted: list[Artefact], place: Place) -> dict[str, str]:

@@ -14,7 +14,9 @@ from reid_core.paths import PROFILES, ROOT
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # what a smoke run changes beside its profile, to spend no time on more of the same
 BASELINES = ROOT / "notebooks" / "03_baselines.ipynb"
-RUNS = [(n, {"thermal": "paperdolls-tiny-regdb"}) for n in NOTEBOOKS if n != BASELINES]
+RUNS = [
+    (n, {"thermal": "paperdolls-tiny-regdb", "curve": True}) for n in NOTEBOOKS if n != BASELINES
+]
 RUNS.append((BASELINES, {"variants": "one-stream two-stream"}))
 RUNS.append((BASELINES, {"variants": "two-stream", "dataset": "paperdolls-tiny-regdb"}))
 
@@ -24,7 +26,7 @@ def _code(notebook: Path) -> list[nbformat.NotebookNode]:
 
 
 @pytest.mark.parametrize(("notebook", "changes"), RUNS, ids=lambda x: getattr(x, "stem", ""))
-def test_runs_on_the_smoke_profile(notebook: Path, changes: dict[str, str], tmp_path: Path) -> None:
+def test_runs_on_the_smoke_profile(notebook: Path, changes: dict, tmp_path: Path) -> None:
     """Also from another working directory: nothing may depend on where it is started."""
     smoke = yaml.safe_load((PROFILES / "smoke.yaml").read_text())
     known = inspect_notebook(str(notebook))
