@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from reid_core import distributed, records
 from reid_core.config import RunConfig
 from reid_core.methods import METHODS
@@ -40,14 +42,13 @@ class SharedStart:
     epochs: int
 
     @staticmethod
-    def of(run: RunConfig, folder: Path) -> "SharedStart":
-        """``folder`` has its ``params.json``. The key covers whatever decides bits: settings,
-        data, versions, device, processes and, for the commit, the package's source as it is."""
-        params = records.read_json(folder / "params.json")
+    def of(run: RunConfig, folder: Path, data: str, device: torch.device) -> "SharedStart":
+        """Of the run in ``folder`` on the dataset of fingerprint ``data``. The key covers whatever
+        decides bits: settings, data, versions, device, processes and the package's source."""
         source = sorted((ROOT / "reid_core").rglob("*.py"))
         code = hashlib.sha256(b"".join(path.read_bytes() for path in source)).hexdigest()
-        place = params["provenance"] | {"commit": code}
-        content = json.dumps([settings_of_start(run), params["data"], place], sort_keys=True)
+        place = records.provenance(device) | {"commit": code}  # which may be "dirty" in two ways
+        content = json.dumps([settings_of_start(run), data, place], sort_keys=True)
         key = hashlib.sha256(content.encode()).hexdigest()[:16]
         return SharedStart(folder / f"shared-{key}.pt", shared_epochs(run))
 

@@ -122,7 +122,7 @@ def fit(
         with distributed.first_alone():
             content = fingerprint(index, root)
             folder = records.open_folder(run, content, place)
-            start = SharedStart.of(run, folder)
+            start = SharedStart.of(run, folder, content, place)
             start.take()
             pixels = pack(index, root, run.height, run.width)
         splits = ["train", "val"] if run.evaluate_on == "test" else ["train"]

@@ -16,7 +16,8 @@
 #       --set-resources run:mem_mb=16000 run:runtime=600 run:gpu=1
 #
 # runtime is in minutes; leave gpu out where there is none. A cluster without accounting needs
-# `--slurm-status-command squeue --slurm-no-account` too: Snakemake would wait for ever.
+# `--slurm-status-command squeue --slurm-no-account` too: Snakemake would wait for ever. Jobs outlive
+# a Snakemake that crashed: scancel them, or wait for their end, before the same line goes on.
 
 import sys
 

@@ -1,11 +1,12 @@
 """Epochs that two runs have in common are trained once, and nobody can tell from the weights."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
-from reid_core import records, shared_start
+from reid_core import shared_start
 from reid_core.config import RunConfig
 from reid_core.methods import configure
 from reid_core.shared_start import SharedStart
@@ -55,12 +56,10 @@ def test_a_start_that_was_resumed_is_not_handed_on(tmp_path, tiny_dolls, monkeyp
 
 
 def key(run: RunConfig, data: str = "pictures") -> str:
-    folder = records.open_folder(run, data, torch.device("cpu"))
-    return SharedStart.of(run, folder).path.name
+    return SharedStart.of(run, Path(), data, torch.device("cpu")).path.name
 
 
-def test_only_late_settings_may_differ(tmp_path, monkeypatch):
-    monkeypatch.setenv("REID_RESULTS", str(tmp_path))
+def test_only_late_settings_may_differ(monkeypatch):
     own = key(sweep("fgfl-cmimpl"))
     for same in (sweep("alpha-1"), sweep("beta-30"), sweep("both-terms")):
         assert key(same) == own
@@ -72,7 +71,6 @@ def test_only_late_settings_may_differ(tmp_path, monkeypatch):
 
 
 def test_other_code_has_other_starts(tmp_path, monkeypatch):
-    monkeypatch.setenv("REID_RESULTS", str(tmp_path / "results"))
     monkeypatch.setattr(shared_start, "ROOT", tmp_path)
     source = tmp_path / "reid_core/losses.py"
     source.parent.mkdir()
