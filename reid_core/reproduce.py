@@ -8,20 +8,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 from reid_core import records
 from reid_core.artefacts import artefacts
+from reid_core.clock import Clock, duration, expected_seconds
 from reid_core.config import ConfigError, RunConfig, profile_datasets
 from reid_core.data.datasets import layout, obtain
 from reid_core.drawings import Artefact, Place
 from reid_core.methods import configure
 from reid_core.notebooks import NotebookError, check, execute, notebook_of
-from reid_core.paths import REPORTED, shown
-from reid_core.shared_start import settings_of_start, shared_epochs
+from reid_core.paths import shown
 
-BESIDE = 15.0  # seconds of a notebook beside its training, on the records' machine
 _NAME = re.compile(r"([^/]+)/([^/]+)/([^/]+/[^/]+)/seed(\d+)(?:-trial(\d+))?")
 
 
@@ -164,18 +162,18 @@ def run_all(jobs: list[Job], workers: int) -> dict[str, str]:
         obtain(job.run.dataset, job.parameters["data"])
     # kernels inherit it; one thread a run wastes less than many threads on one after another
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
-    clock = _Clock(missing, workers)
+    clock = Clock([job.run for job in missing], workers)
     with ThreadPoolExecutor(workers) as pool:
         futures = {pool.submit(_timed, job): job for job in missing}
         for number, future in enumerate(_interruptible(futures, pool), 1):
             job = futures[future]
             try:
                 seconds = future.result()
-                clock.done(job, seconds)
-                what = _duration(seconds)
+                clock.done(job.run, seconds)
+                what = duration(seconds)
             except Exception as error:  # of one run: the others go on
                 failed[job.name] = str(error)
-                clock.failed(job)
+                clock.failed(job.run)
                 what = f"FAILED: {error}"
             print(f"[{number}/{len(missing)}] {job.name}  {what}{clock.left()}", flush=True)
     return failed
@@ -210,61 +208,6 @@ def _interruptible(
         raise
 
 
-class _Clock:
-    """How long the rest takes: every run as long as expected (all alike where nothing is known),
-    times how much slower this machine has been than that so far."""
-
-    def __init__(self, jobs: list[Job], workers: int):
-        self.workers = workers
-        self.rest = expected_seconds(jobs) or dict.fromkeys([job.name for job in jobs], 1.0)
-        self.expected = self.measured = 0.0
-
-    def done(self, job: Job, seconds: float) -> None:
-        self.expected += self.rest.pop(job.name)
-        self.measured += seconds
-
-    def failed(self, job: Job) -> None:
-        del self.rest[job.name]
-
-    def left(self) -> str:
-        """Nothing before the first run has shown how fast this machine is."""
-        if not self.rest or not self.expected:
-            return ""
-        seconds = sum(self.rest.values()) * self.measured / self.expected / self.workers
-        return f", about {_duration(seconds)} left"
-
-
-def expected_seconds(jobs: list[Job]) -> dict[str, float]:
-    """How long each run takes by the committed records, on their machine; one without a record
-    takes the mean of its method's, or else of all. Epochs that a run before it shares are trained
-    once. Nothing where there is no record at all."""
-    known = {job.name: _recorded_seconds(job) for job in jobs}
-    every = [seconds for seconds in known.values() if seconds]
-    found, begun = {}, set()
-    for job in jobs if every else ():
-        alike = [known[j.name] for j in jobs if j.run.method == job.run.method and known[j.name]]
-        seconds = known[job.name] or mean(alike or every)
-        if shared := shared_epochs(job.run):
-            start = repr(settings_of_start(job.run))
-            seconds *= 1 - shared / job.run.epochs if start in begun else 1
-            begun.add(start)
-        found[job.name] = seconds + BESIDE
-    return found
-
-
-def _recorded_seconds(job: Job) -> float | None:
-    path = REPORTED / "runs" / job.name / "metrics.json"
-    return records.read_json(path).get("train_seconds") if path.is_file() else None
-
-
-def _duration(seconds: float) -> str:
-    hours, rest = divmod(round(seconds), 3600)
-    minutes, rest = divmod(rest, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
 def chosen(names: list[str]) -> list[Artefact]:
     """The artefacts of ``names``: "mrda-T1", or "mrda" for all of a paper; of no names, all.
 
@@ -292,8 +235,8 @@ def overview(
     this machine; then how many distinct runs that makes, and about how long the missing ones take,
     where records tell."""
     every, failed = plan(wanted, place, seeds=seeds, trials=trials), {}
-    missing = {job.name: job for job in every if not _settled(job, failed)}
-    done = {job.name for job in every} - missing.keys() - failed.keys()
+    missing = [job for job in every if not _settled(job, failed)]
+    done = {job.name for job in every if job not in missing} - failed.keys()
     lines = []
     for artefact in wanted:
         names = {job.name for job in _distinct([artefact], place, seeds, trials)}
@@ -301,8 +244,8 @@ def overview(
         lines.append(f"{artefact.name:<24} {counts}  {artefact.title}")
     lines.append(f"{len(wanted)} artefacts, {len(every)} distinct runs, {len(done)} finished")
     lines += [f"in the way: {why}" for why in failed.values()]
-    if seconds := sum(expected_seconds(list(missing.values())).values()) / workers:
-        lines.append(f"about {_duration(seconds)}, {workers} at a time, by the records' times")
+    if seconds := sum(expected_seconds([job.run for job in missing]).values()) / workers:
+        lines.append(f"about {duration(seconds)}, {workers} at a time, by the records' times")
     return "\n".join(lines)
 
 

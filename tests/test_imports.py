@@ -25,7 +25,7 @@ ORDER = [
     ("notebooks",),
     ("tables", "report"),
     ("drawings",),
-    ("artefacts",),
+    ("artefacts", "clock"),
     ("reproduce",),
     ("__main__",),
 ]

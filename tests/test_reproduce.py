@@ -10,7 +10,7 @@ import time
 import nbformat
 import pytest
 
-from reid_core import records, reproduce
+from reid_core import clock, records, reproduce
 from reid_core.__main__ import main
 from reid_core.artefacts import artefacts
 from reid_core.config import ConfigError
@@ -123,7 +123,7 @@ def test_list_names_what_is_in_the_way_and_tells_how_long_it_takes(results, monk
     config = reproduce.job_of(f"smoke/{blocked.relative_to(results / 'smoke')}").run.to_dict()
     content = {"config": config | {"lr": 0.5}, "data": "x"}
     (blocked / "metrics.json").write_text(json.dumps(content))
-    monkeypatch.setattr(reproduce, "_recorded_seconds", lambda job: 100 - reproduce.BESIDE)
+    monkeypatch.setattr(clock, "recorded_seconds", lambda run: 100 - clock.BESIDE)
     assert main(["reproduce", "mrda-F6", "--list", "--profile", "smoke", "--jobs", "2"]) == 0
     *_, reason, time_left = capsys.readouterr().out.splitlines()
     assert "stage-2/seed0: this run exists with other settings: lr is 0.5 there" in reason
@@ -160,33 +160,6 @@ def test_other_settings_in_its_place_are_left_alone_and_named(results, monkeypat
     monkeypatch.setattr(reproduce, "execute", None)
     failed = reproduce.run_all([job], workers=1)
     assert "lr is 0.5 there" in failed[job.name]
-
-
-def test_the_time_left_follows_the_records_and_this_machine(monkeypatch):
-    jobs = [reproduce.job_of(f"{ONE}/seed{seed}") for seed in range(4)]
-    values = dict(zip([job.name for job in jobs], (100, 100, 300, 200), strict=True))
-    monkeypatch.setattr(reproduce, "expected_seconds", lambda jobs: dict(values))
-    clock = reproduce._Clock(jobs, workers=2)
-    assert clock.left() == "", "nothing is known of this machine yet"
-    clock.done(jobs[0], 200)  # twice as slow as the record: 100 + 300 + 200, on two workers
-    assert clock.left() == f", about {reproduce._duration(600 * 2 / 2)} left"
-    clock.failed(jobs[2])
-    assert clock.left() == f", about {reproduce._duration(300)} left"
-
-
-def test_a_run_is_expected_to_last_as_its_record_or_the_others(monkeypatch):
-    names = [f"baselines/{v}" for v in ("two-stream", "agw", "pcb")]
-    names += ["mrda/dam", *(f"mutual_prediction/{v}" for v in ("fgfl-cmimpl", "alpha-1", "fgfl"))]
-    jobs = [reproduce.job_of(f"demo/paperdolls-sysu/{name}/seed0") for name in names]
-    seconds = dict(
-        zip([job.name for job in jobs], (100, 300, None, None, 190, 190, 190), strict=True)
-    )
-    monkeypatch.setattr(reproduce, "_recorded_seconds", lambda job: seconds[job.name])
-    found = [s - reproduce.BESIDE for s in reproduce.expected_seconds(jobs).values()]
-    shared = 190 * (1 - 11 / 19)  # epochs that the full method has trained
-    assert found == pytest.approx([100, 300, 200, 970 / 5, 190, shared, 190])
-    monkeypatch.setattr(reproduce, "_recorded_seconds", lambda job: None)
-    assert reproduce.expected_seconds(jobs) == {}
 
 
 def test_a_killed_reproduction_ends_as_one_that_was_not(results, tmp_path):
