@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from reid_core.config import ConfigError, profile_datasets
+from reid_core.config import ConfigError
 from reid_core.data import DATASETS, DatasetError
 from reid_core.data.check import check
 from reid_core.data.datasets import DRAWN, NAMES, layout, locate, read
@@ -137,33 +137,39 @@ def _add_reproduce(commands: argparse._SubParsersAction) -> None:
         "artefacts", nargs="*", metavar="ARTEFACT", help="mrda-T1, or mrda for all of a paper [all]"
     )
     parser.add_argument("--list", action="store_true", help="what there is, and what is finished")
-    parser.add_argument("--profile", default="demo", help="smoke, demo or paper [demo]")
+    parser.add_argument("--profile", default="demo", help="smoke, demo, gpu or paper [demo]")
     parser.add_argument("--dataset", action="append", help="instead of PaperDolls; may repeat")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="of the one dataset")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="K", help="[0]")
     parser.add_argument("--trials", type=int, nargs="+", default=[1], help="of RegDB's ten [1]")
-    parser.add_argument("--jobs", type=_positive, metavar="N", help="runs at a time [one a core]")
+    parser.add_argument(
+        "--jobs", type=_positive, metavar="N", help="runs at a time [one a core; on a GPU 1]"
+    )
     parser.add_argument("--only", nargs="+", metavar="RUN", help="profile/dataset/…/seed<k>")
     parser.set_defaults(run=_reproduce)
 
 
 def _reproduce(options: argparse.Namespace) -> int:
-    from reid_core import reproduce  # imports torch
-    from reid_core.drawings import Place
+    import torch
 
+    from reid_core import reproduce
+
+    gpu = torch.cuda.is_available()  # which runs beside each other would share
+    workers = options.jobs or (1 if gpu else os.cpu_count() or 1)
     data = str(options.data.resolve()) if options.data else ""
     if options.only:
         jobs, wanted = [reproduce.job_of(name, data) for name in options.only], []
     else:
         wanted = reproduce.chosen(options.artefacts)
-        datasets = _datasets(options.profile, options.dataset)
-        place = Place(options.profile, **datasets, seed=options.seeds[0], data=data)
+        place = reproduce.place_of(
+            options.profile, options.dataset or (), data, seed=options.seeds[0]
+        )
         of = {"seeds": options.seeds, "trials": options.trials}
         if options.list:
-            print(reproduce.overview(wanted, place, **of))
+            print(reproduce.overview(wanted, place, workers, **of))
             return 0
         jobs = reproduce.plan(wanted, place, **of)
-    failed = reproduce.run_all(jobs, options.jobs or os.cpu_count() or 1)
+    failed = reproduce.run_all(jobs, workers)
     again = f"python -m reid_core reproduce --only {{}}{f' --data {data}' if data else ''}"
     for name, why in failed.items():
         print(f"failed: {name}: {why}\n  again: {again.format(name)}", file=sys.stderr)
@@ -171,14 +177,6 @@ def _reproduce(options: argparse.Namespace) -> int:
     for name, why in undrawn.items():
         print(f"not drawn: {name}: {why}", file=sys.stderr)
     return 1 if failed or undrawn else 0
-
-
-def _datasets(profile: str, named: list[str] | None) -> dict[str, str]:
-    """The dataset of each layout: the profile's, or of those that are named."""
-    if not named:
-        return profile_datasets(profile)
-    found = {layout(name): name for name in named}
-    return {kind: found.get(kind, "") for kind in ("sysu", "regdb")}
 
 
 def _add_train(commands: argparse._SubParsersAction) -> None:

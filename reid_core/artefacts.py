@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from reid_core.drawings import (
@@ -99,7 +99,7 @@ def _fprnet() -> list[Artefact]:
         _table(paper, "T8", "SYSU-MM01 beside other methods"),
         Artefact(paper, "F4", "accuracy", rows, partial(bars, table="T8", labels=names)),
         Artefact(paper, "F5", "CMC curves", rows, cmc),
-        Artefact(paper, "F6", "convergence", rows, converged),
+        Artefact(paper, "F6", "convergence", rows, converged, {paper: {"curve": True}}),
     ]
 
 
@@ -144,6 +144,7 @@ def _mrda() -> list[Artefact]:
     ]
 
 
+@cache
 def artefacts() -> dict[str, Artefact]:
     """The papers' tables and figures by name, "mrda-T1"."""
     every = [*_mutual_prediction(), *_crossvit_csa(), *_fprnet(), *_multi_granularity(), *_mrda()]

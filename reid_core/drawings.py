@@ -1,9 +1,9 @@
 """A table or figure of a paper, and the ways in which one is drawn from the runs it stands on."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -45,6 +45,8 @@ class Artefact:
     title: str
     runs: tuple[tuple[str, str], ...]  # ("method/variant", "sysu" or "regdb")
     drawing: Callable[[Place, "Artefact"], Drawn]
+    parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by method: what its
+    # notebook must be told beyond which run it is
 
     @property
     def name(self) -> str:
@@ -180,19 +182,19 @@ def swept(
     points as a table."""
     runs = measured(place.profile, place.gallery, trial)
     drawn: Drawn = {}
-    for field, (label, variants) in fields.items():
+    for setting, (label, variants) in fields.items():
         panels = {}
         for kind, searches in modes.items():
             if name := place.dataset(kind):
                 chosen = runs[(runs["dataset"] == name) & runs["mode"].isin(searches)]
-                panels[name] = sweep(chosen, variants, field)
+                panels[name] = sweep(chosen, variants, setting)
         title = f"{artefact.paper}, {artefact.number}: {artefact.title}, profile {place.profile}"
-        chart = figures.sweep_curves(panels, field, label, title)
-        drawn[f"{artefact.number}_{field}"] = chart
-        points = pd.concat(panels.values()).set_index(["dataset", "mode", field])
+        chart = figures.sweep_curves(panels, setting, label, title)
+        drawn[f"{artefact.number}_{setting}"] = chart
+        points = pd.concat(panels.values()).set_index(["dataset", "mode", setting])
         measures = ["rank1", "rank1_std", "mAP", "mAP_std", "mINP", "mINP_std"]
         table = points[measures].astype(float).mul(100).round(1).assign(runs=points["runs"])
-        drawn[f"{artefact.number}_{field}_points"] = table
+        drawn[f"{artefact.number}_{setting}_points"] = table
     return drawn
 
 

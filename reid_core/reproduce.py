@@ -4,7 +4,7 @@ execution of its method's notebook each, and what failed is named at the end."""
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +12,44 @@ from typing import Any
 
 from reid_core import records
 from reid_core.artefacts import artefacts
-from reid_core.config import ConfigError, RunConfig
+from reid_core.clock import Clock, duration, expected_seconds
+from reid_core.config import ConfigError, RunConfig, profile_datasets
+from reid_core.data.datasets import layout, obtain
 from reid_core.drawings import Artefact, Place
 from reid_core.methods import configure
 from reid_core.notebooks import NotebookError, check, execute, notebook_of
-from reid_core.paths import REPORTED, shown
+from reid_core.paths import shown
 
 _NAME = re.compile(r"([^/]+)/([^/]+)/([^/]+/[^/]+)/seed(\d+)(?:-trial(\d+))?")
+
+
+def place_of(profile: str, named: Iterable[str] = (), data: str = "", seed: int = 0) -> Place:
+    """Where artefacts are measured: on the profile's datasets, or on those that are ``named``, of
+    each layout one. ``data`` is the folder of the one dataset.
+
+    Raises
+    ------
+    ConfigError
+        There is no such profile, two datasets share a layout or none has an artefact's, or
+        ``data`` would have to be the folder of two.
+    DatasetError
+        There is no such dataset.
+    """
+    datasets, named = profile_datasets(profile), list(named)
+    if named:
+        found = {layout(name): name for name in named}
+        if len(found) < len(named) or found.keys() - datasets.keys():
+            raise ConfigError(
+                f"dataset: found {', '.join(named)}, expected one in SYSU-MM01's layout, one in "
+                "RegDB's, or both: the papers' artefacts are of these."
+            )
+        datasets = {kind: found.get(kind, "") for kind in datasets}
+    if data and all(datasets.values()):
+        raise ConfigError(
+            f"data: found one folder for {' and '.join(datasets.values())}. Name one dataset, or "
+            "put both below one folder, under these names, and name that in REID_DATA."
+        )
+    return Place(profile, **datasets, seed=seed, data=data)
 
 
 @dataclass(frozen=True)
@@ -63,6 +94,15 @@ def plan(
     NotebookError
         A notebook lacks a parameter that a run needs.
     """
+    jobs = _distinct(wanted, place, seeds, trials)
+    for job in {j.run.method: j for j in jobs}.values():
+        check(job.notebook, job.parameters)
+    return jobs
+
+
+def _distinct(
+    wanted: Iterable[Artefact], place: Place, seeds: Iterable[int], trials: Iterable[int]
+) -> list[Job]:
     jobs: dict[str, Job] = {}
     for seed in seeds:
         for name, kind in dict.fromkeys(run for a in wanted for run in a.runs):
@@ -71,8 +111,6 @@ def plan(
                 if dataset:
                     job = _job(name, place.profile, dataset, seed, trial, place.data)
                     jobs[job.name] = job
-    for job in {j.run.method: j for j in jobs.values()}.values():
-        check(job.notebook, job.parameters)
     return list(jobs.values())
 
 
@@ -99,32 +137,43 @@ def _job(name: str, profile: str, dataset: str, seed: int, trial: int, data: str
     run = configure(method, variant, profile, dataset=dataset, seed=seed, trial=trial)
     rows = "variants" if method == "baselines" else "variant"  # that notebook compares several
     parameters = {"profile": profile, "dataset": dataset, "data": data, rows: variant}
+    for artefact in artefacts().values():
+        if (name, layout(dataset)) in artefact.runs:
+            parameters |= artefact.parameters.get(method, {})
     return Job(run, parameters | {"seed": seed, "trial": trial})
 
 
 def run_all(jobs: list[Job], workers: int) -> dict[str, str]:
     """Runs what is missing of ``jobs``, ``workers`` at a time, each with its share of the cores,
     and returns the failed ones' names with what went wrong. A line for each tells how long it took
-    and about how long the rest will take."""
+    and about how long the rest will take.
+
+    Raises
+    ------
+    DatasetError
+        A dataset of theirs is missing and cannot be drawn; nothing was run.
+    """
     failed: dict[str, str] = {}
     missing = [job for job in jobs if not _settled(job, failed)]
     print(f"{len(jobs)} runs: {len(jobs) - len(missing) - len(failed)} finished before", flush=True)
     if not missing:
         return failed
+    for job in {job.run.dataset: job for job in missing}.values():
+        obtain(job.run.dataset, job.parameters["data"])
     # kernels inherit it; one thread a run wastes less than many threads on one after another
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
-    clock = _Clock(missing, workers)
+    clock = Clock([job.run for job in missing], workers)
     with ThreadPoolExecutor(workers) as pool:
         futures = {pool.submit(_timed, job): job for job in missing}
         for number, future in enumerate(_interruptible(futures, pool), 1):
             job = futures[future]
             try:
                 seconds = future.result()
-                clock.done(job, seconds)
-                what = _duration(seconds)
+                clock.done(job.run, seconds)
+                what = duration(seconds)
             except Exception as error:  # of one run: the others go on
                 failed[job.name] = str(error)
-                clock.failed(job)
+                clock.failed(job.run)
                 what = f"FAILED: {error}"
             print(f"[{number}/{len(missing)}] {job.name}  {what}{clock.left()}", flush=True)
     return failed
@@ -159,46 +208,6 @@ def _interruptible(
         raise
 
 
-class _Clock:
-    """How long the rest takes: every run as long as its committed record says (the mean of all
-    where it has none), times how much slower this machine has been than the records so far."""
-
-    def __init__(self, jobs: list[Job], workers: int):
-        self.workers = workers
-        known = {job.name: _recorded_seconds(job) for job in jobs}
-        values = [seconds for seconds in known.values() if seconds]
-        usual = sum(values) / len(values) if values else 1.0
-        self.rest = {name: seconds or usual for name, seconds in known.items()}
-        self.expected = self.measured = 0.0
-
-    def done(self, job: Job, seconds: float) -> None:
-        self.expected += self.rest.pop(job.name)
-        self.measured += seconds
-
-    def failed(self, job: Job) -> None:
-        del self.rest[job.name]
-
-    def left(self) -> str:
-        """Nothing before the first run has shown how fast this machine is."""
-        if not self.rest or not self.expected:
-            return ""
-        seconds = sum(self.rest.values()) * self.measured / self.expected / self.workers
-        return f", about {_duration(seconds)} left"
-
-
-def _recorded_seconds(job: Job) -> float | None:
-    path = REPORTED / "runs" / job.name / "metrics.json"
-    return records.read_json(path).get("train_seconds") if path.is_file() else None
-
-
-def _duration(seconds: float) -> str:
-    hours, rest = divmod(round(seconds), 3600)
-    minutes, rest = divmod(rest, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
 def chosen(names: list[str]) -> list[Artefact]:
     """The artefacts of ``names``: "mrda-T1", or "mrda" for all of a paper; of no names, all.
 
@@ -214,19 +223,30 @@ def chosen(names: list[str]) -> list[Artefact]:
     return [a for a in known.values() if not names or a.name in names or a.paper in names]
 
 
-def overview(wanted: list[Artefact], place: Place, **of: Any) -> str:
+def overview(
+    wanted: list[Artefact],
+    place: Place,
+    workers: int,
+    *,
+    seeds: Sequence[int] = (0,),
+    trials: Sequence[int] = (1,),
+) -> str:
     """A line for each artefact: how many runs it stands on, and how many of them are finished on
-    this machine; then how many distinct runs that makes."""
+    this machine; then how many distinct runs that makes, and about how long the missing ones take,
+    where records tell."""
+    every, failed = plan(wanted, place, seeds=seeds, trials=trials), {}
+    missing = [job for job in every if not _settled(job, failed)]
+    done = {job.name for job in every if job not in missing} - failed.keys()
     lines = []
     for artefact in wanted:
-        jobs = plan([artefact], place, **of)
-        done = sum(job.finished() for job in jobs)
-        lines.append(f"{artefact.name:<24} {done:>3} of {len(jobs):>3} runs  {artefact.title}")
-    every = plan(wanted, place, **of)
-    done = sum(job.finished() for job in every)
-    return "\n".join(
-        [*lines, f"{len(wanted)} artefacts, {len(every)} distinct runs, {done} finished"]
-    )
+        names = {job.name for job in _distinct([artefact], place, seeds, trials)}
+        counts = f"{len(names & done):>3} of {len(names):>3} runs"
+        lines.append(f"{artefact.name:<24} {counts}  {artefact.title}")
+    lines.append(f"{len(wanted)} artefacts, {len(every)} distinct runs, {len(done)} finished")
+    lines += [f"in the way: {why}" for why in failed.values()]
+    if seconds := sum(expected_seconds([job.run for job in missing]).values()) / workers:
+        lines.append(f"about {duration(seconds)}, {workers} at a time, by the records' times")
+    return "\n".join(lines)
 
 
 def draw_all(wanted: list[Artefact], place: Place) -> dict[str, str]:

@@ -23,6 +23,7 @@ from reid_core.data.index import DatasetError
 from reid_core.methods import build
 from reid_core.paths import shown, write_atomically
 from reid_core.progress import Progress
+from reid_core.shared_start import SharedStart
 
 
 class TrainingStopped(RuntimeError):
@@ -79,6 +80,9 @@ def fit(
     (seed, epoch): a run that was killed and is started again ends with the same weights, bit for
     bit on one CPU, as one that never was.
 
+    Epochs that do not depend on what makes its variant are taken from a sibling that has trained
+    them with the same code; see ``shared_start``.
+
     Where a launcher has started several processes (``torchrun --nproc-per-node 2``), they train
     one model together, each on a GPU or core of its own, and end with the weights that one process
     would have reached, up to rounding; any number may resume what another one began.
@@ -118,6 +122,8 @@ def fit(
         with distributed.first_alone():
             content = fingerprint(index, root)
             folder = records.open_folder(run, content, place)
+            start = SharedStart.of(run, folder, content, place)
+            start.take()
             pixels = pack(index, root, run.height, run.width)
         splits = ["train", "val"] if run.evaluate_on == "test" else ["train"]
         training = index[index["split"].isin(splits)]
@@ -141,6 +147,7 @@ def fit(
             frame = pd.DataFrame(history)
             return Trained(run, model.eval(), frame, index, pixels, place, root, folder)
 
+        whole = not history  # of what another process trained, this one cannot tell with what code
         for epoch in range(len(history), run.epochs):
             batches = training_batches(seen, sampler, augment, epoch, place)
             started = time.perf_counter()
@@ -150,6 +157,8 @@ def fit(
             if after_epoch is not None:
                 history[-1] |= after_epoch(so_far())
             _checkpoint(folder, model, optimizer, history)
+            if whole:
+                start.keep(len(history))
             progress.epoch_done(history[-1])
         trained = so_far()
         if distributed.rank() == 0:

@@ -1,26 +1,43 @@
-# The runs of the papers' artefacts for Snakemake, on this machine's cores or on a cluster:
+# The runs of the papers' artefacts for Snakemake, on this machine's cores or on a cluster. In an
+# environment with the extra (pip install -e '.[cluster]'), from the repository's root:
 #
 #   snakemake -s reid_core/workflow.smk --cores 8 --keep-going --rerun-incomplete \
 #       --rerun-triggers mtime --config artefacts="mrda-T1 mrda-T2" seeds="0 1 2"
 #
-# and `--executor slurm --jobs 20` or `--executor kubernetes` for a cluster. What a run needs can be
-# said with --config: threads, mem_mb, runtime (minutes), gpus (0 by default). Afterwards
-# `python -m reid_core reproduce` with the same artefacts finds everything finished, and draws.
-# `--rerun-triggers mtime`: a run is done when it is finished, and an edit of this file changes none.
+# --config takes what `python -m reid_core reproduce` takes: artefacts, profile, dataset, data,
+# seeds, trials. The same line after a crash, with `--unlock` once before it, goes on where every
+# run stood. `python -m reid_core reproduce` with the same artefacts then finds everything finished,
+# and draws. A run is done when its metrics.json is there, hence `--rerun-triggers mtime`: an edit
+# of this file changes none.
+#
+# On SLURM, whose nodes see this folder and this Python under the same path:
+#
+#   snakemake … --executor slurm --jobs 20 --set-threads run=4 \
+#       --set-resources run:mem_mb=16000 run:runtime=600 run:gpu=1
+#
+# runtime is in minutes; leave gpu out where there is none. A cluster without accounting needs
+# `--slurm-status-command squeue --slurm-no-account` too: Snakemake would wait for ever. Jobs outlive
+# a Snakemake that crashed: scancel them, or wait for their end, before the same line goes on.
+
+import sys
 
 from reid_core import reproduce
-from reid_core.drawings import Place
-from reid_core.config import profile_datasets
 from reid_core.paths import results_folder
 
+
+def words(key, default=""):
+    return str(config.get(key, default)).split()
+
+
 RUNS = (results_folder() / "runs").as_posix()
-profile = config.get("profile", "demo")
-place = Place(profile, **profile_datasets(profile), data=str(config.get("data", "")))
+place = reproduce.place_of(
+    config.get("profile", "demo"), words("dataset"), str(config.get("data", ""))
+)
 jobs = reproduce.plan(
-    reproduce.chosen(str(config.get("artefacts", "")).split()),
+    reproduce.chosen(words("artefacts")),
     place,
-    seeds=[int(seed) for seed in str(config.get("seeds", "0")).split()],
-    trials=[int(trial) for trial in str(config.get("trials", "1")).split()],
+    seeds=[int(seed) for seed in words("seeds", "0")],
+    trials=[int(trial) for trial in words("trials", "1")],
 )
 
 
@@ -34,13 +51,13 @@ rule run:
         RUNS + "/{run}/metrics.json",
     log:  # not an output: those of a failed job are deleted, and this one holds the error
         notebook=RUNS + "/{run}/notebook.ipynb",
-    threads: int(config.get("threads", 1))
+    threads: 1
     resources:
-        mem_mb=int(config.get("mem_mb", 4000)),
-        runtime=int(config.get("runtime", 60)),
-        gpus=int(config.get("gpus", 0)),
+        mem_mb=4000,
+        runtime=60,
     params:
-        data=f"--data '{place.data}'" if place.data else "",
+        python=sys.executable,
+        data=["--data", place.data] if place.data else [],
     shell:
-        "OMP_NUM_THREADS={threads} python -m reid_core reproduce --only {wildcards.run} "
-        "--jobs 1 {params.data}"
+        "OMP_NUM_THREADS={threads} {params.python:q} -m reid_core reproduce --only {wildcards.run} "
+        "--jobs 1 {params.data:q}"

@@ -18,7 +18,7 @@ ORDER = [
     ("losses",),
     ("methods",),
     ("progress",),
-    ("superres",),
+    ("superres", "shared_start"),
     ("train",),
     ("retrieval",),
     ("figures", "comparisons"),
@@ -27,7 +27,7 @@ ORDER = [
     ("notebooks",),
     ("tables", "report"),
     ("drawings",),
-    ("artefacts",),
+    ("artefacts", "clock"),
     ("reproduce", "site"),
     ("__main__",),
 ]

@@ -24,7 +24,7 @@ def _code(notebook: Path) -> list[nbformat.NotebookNode]:
 
 
 @pytest.mark.parametrize(("notebook", "changes"), RUNS, ids=lambda x: getattr(x, "stem", ""))
-def test_runs_on_the_smoke_profile(notebook: Path, changes: dict[str, str], tmp_path: Path) -> None:
+def test_runs_on_the_smoke_profile(notebook: Path, changes: dict, tmp_path: Path) -> None:
     """Also from another working directory: nothing may depend on where it is started."""
     parameters = profile_parameters(notebook, "smoke") | changes
     executed = papermill.execute_notebook(

@@ -10,7 +10,7 @@ import time
 import nbformat
 import pytest
 
-from reid_core import records, reproduce
+from reid_core import clock, records, reproduce
 from reid_core.__main__ import main
 from reid_core.artefacts import artefacts
 from reid_core.config import ConfigError
@@ -44,6 +44,54 @@ def test_regdb_trains_a_model_a_trial():
     assert [job.parameters["trial"] for job in jobs] == [1, 2] * 3
 
 
+def test_a_model_of_another_trial_is_refused(results, monkeypatch):
+    """Its people are others: half of the test identities of one trial train in the next."""
+    first, second = reproduce.plan([artefacts()["mrda-T5"]], PLACE, trials=(1, 2))[-2:]
+    assert (first.run.trial, second.run.trial) == (1, 2)
+    folder = records.folder_of(second.run)
+    folder.mkdir(parents=True)
+    content = {"config": first.run.to_dict(), "data": "of trial 1"}
+    (folder / "metrics.json").write_text(json.dumps(content))
+    monkeypatch.setattr(reproduce, "execute", None)
+    failed = reproduce.run_all([second], workers=1)
+    assert "trial is 1 there, 2 asked" in failed[second.name]
+
+
+def test_figure_6_alone_is_measured_after_every_epoch():
+    jobs = reproduce.plan(reproduce.chosen(["fprnet"]), PLACE)
+    curves = [job.run.variant for job in jobs if job.parameters.get("curve")]
+    assert set(curves) == {"resnet", "svdnet", "fprnet", "fprnet-srcnn"}
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [([], ("sysu", "regdb")), (["sysu"], ("sysu", "")), (["regdb"], ("", "regdb"))],
+)
+def test_datasets_of_a_profile_or_those_that_are_named(named, expected):
+    place = reproduce.place_of("paper", named)
+    assert (place.sysu, place.regdb) == expected
+
+
+def test_datasets_that_cannot_be_meant_are_refused(capsys):
+    for named in (["sysu", "paperdolls-sysu"], ["llcm"]):
+        with pytest.raises(ConfigError, match="expected one in SYSU-MM01's layout"):
+            reproduce.place_of("paper", named)
+    assert main(["reproduce", "--list", "--profile", "paper", "--data", "somewhere"]) == 2
+    assert "one folder for sysu and regdb. Name one dataset" in capsys.readouterr().err
+
+
+def test_real_data_are_planned_and_missed_before_anything_runs(results, tmp_path, capsys):
+    command = ["reproduce", "mrda-T3", "--profile", "paper", "--dataset", "sysu"]
+    command += ["--data", str(tmp_path / "nowhere")]
+    assert main([*command, "--list"]) == 0
+    assert "1 artefacts, 3 distinct runs, 0 finished" in capsys.readouterr().out
+    assert main(command) == 2
+    assert "nowhere: no such folder, expected the dataset sysu" in capsys.readouterr().err
+    assert main(["reproduce", "mrda-T3", "--profile", "gpu"]) == 2
+    assert "paperdolls-full --inventory FOLDER" in capsys.readouterr().err
+    assert not results.exists()
+
+
 def test_a_parameter_that_a_notebook_lacks_is_refused_before_anything_runs():
     with pytest.raises(NotebookError, match=r"15_mrda\.ipynb: has no parameter sed; .*seed"):
         check(notebook_of("mrda"), {"profile": "smoke", "sed": 1})
@@ -67,6 +115,19 @@ def test_list_counts_runs_and_trains_nothing(results, capsys):
         "1 artefacts, 5 distinct runs, 0 finished",
     ]
     assert not results.exists()
+
+
+def test_list_names_what_is_in_the_way_and_tells_how_long_it_takes(results, monkeypatch, capsys):
+    blocked = results / "smoke/paperdolls-tiny/mrda/stage-2/seed0"
+    blocked.mkdir(parents=True)
+    config = reproduce.job_of(f"smoke/{blocked.relative_to(results / 'smoke')}").run.to_dict()
+    content = {"config": config | {"lr": 0.5}, "data": "x"}
+    (blocked / "metrics.json").write_text(json.dumps(content))
+    monkeypatch.setattr(clock, "recorded_seconds", lambda run: 100 - clock.BESIDE)
+    assert main(["reproduce", "mrda-F6", "--list", "--profile", "smoke", "--jobs", "2"]) == 0
+    *_, reason, time_left = capsys.readouterr().out.splitlines()
+    assert "stage-2/seed0: this run exists with other settings: lr is 0.5 there" in reason
+    assert time_left == "about 3 min 20 s, 2 at a time, by the records' times"
 
 
 def test_a_failure_is_named_with_its_notebook_and_stops_nothing_else(results, tmp_path, capsys):
@@ -99,18 +160,6 @@ def test_other_settings_in_its_place_are_left_alone_and_named(results, monkeypat
     monkeypatch.setattr(reproduce, "execute", None)
     failed = reproduce.run_all([job], workers=1)
     assert "lr is 0.5 there" in failed[job.name]
-
-
-def test_the_time_left_follows_the_records_and_this_machine(monkeypatch):
-    jobs = [reproduce.job_of(f"{ONE}/seed{seed}") for seed in range(4)]
-    seconds = {job.name: value for job, value in zip(jobs, (100, 100, 300, None), strict=True)}
-    monkeypatch.setattr(reproduce, "_recorded_seconds", lambda job: seconds[job.name])
-    clock = reproduce._Clock(jobs, workers=2)
-    assert clock.left() == "", "nothing is known of this machine yet"
-    clock.done(jobs[0], 200)  # twice as slow as the record: 100 + 300 + their mean, on two workers
-    assert clock.left() == f", about {reproduce._duration((100 + 300 + 500 / 3) * 2 / 2)} left"
-    clock.failed(jobs[2])
-    assert clock.left() == f", about {reproduce._duration(100 + 500 / 3)} left"
 
 
 def test_a_killed_reproduction_ends_as_one_that_was_not(results, tmp_path):

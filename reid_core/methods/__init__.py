@@ -2,8 +2,9 @@
 
 A method's module has ``Config``, ``RECIPE`` (what its paper changes of ``RunConfig``), ``VARIANTS``
 and ``Model(config, identities)`` with ``embed``, ``losses`` and the part ``backbone``, which learns
-at its own rate. What a model draws at random, it draws from torch's global generator, which the
-trainer seeds for every epoch. A model whose ``backbone`` is no ``TwoStreamResNet`` names in
+at its own rate. ``LATE`` may name settings that act from some epoch on; see ``shared_start``. What
+a model draws at random, it draws from torch's global generator, which the trainer seeds for every
+epoch. A model whose ``backbone`` is no ``TwoStreamResNet`` names in
 ``cam_layers`` what Grad-CAM shall look at; see ``retrieval.explain.grad_cam``. Where several
 processes train one model, they share the rows of each batch that it gives to ``backbone`` or to a
 module in it; ``per_picture`` may name other costly parts that treat each row for itself; see

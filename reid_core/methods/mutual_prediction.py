@@ -69,6 +69,10 @@ VARIANTS: dict[str, dict] = {
 }
 
 
+# before start_epoch not even computed: the runs of Figure 3 share their first epochs
+LATE = {"alpha": "start_epoch", "beta": "start_epoch", "alternate": "start_epoch"}
+
+
 def phase(config: Config, epoch: int) -> tuple[bool, bool]:
     """Whether L_v-t and L_t-v train in ``epoch``, counted from 0 (§3.5.2)."""
     if not config.mutual or epoch < config.start_epoch:
