@@ -9,6 +9,23 @@ from reid_core.paths import PUBLISHED, shown
 from reid_core.retrieval.rerank import RERANKED
 
 MISSING = "—"
+MAIN = (  # of all variants those that stand for a method; the rows between are its ablation's
+    "baselines/one-stream",
+    "baselines/zero-padding",
+    "baselines/two-stream",
+    "baselines/two-stream-wrt",
+    "baselines/agw",
+    "mutual_prediction/baseline",
+    "mutual_prediction/fgfl-cmimpl",
+    "crossvit_csa/baseline",
+    "crossvit_csa/ta-crossvit-csa-wt",
+    "fprnet/resnet",
+    "fprnet/fprnet",
+    "multi_granularity/baseline",
+    "multi_granularity/mgsa-msam",
+    "mrda/baseline",
+    "mrda/mrm-dam",
+)
 COLUMNS = ["table", "method", "reference", "variant", "dataset", "mode", "metric", "value"]
 
 
@@ -38,12 +55,18 @@ def published(paper: str) -> pd.DataFrame:
 def measured(
     profile: str, gallery: str = "agw", trial: int | None = None, rerank: bool = False
 ) -> pd.DataFrame:
-    """Means over seeds of this machine's runs and the committed records of ``profile``, single-shot
-    (see `records.averaged`), with ``variant`` as "method/variant". SYSU-MM01's results are those of
-    ``gallery``; RegDB's are over all its trials that ran, or of ``trial``. Plain results only, or
-    with ``rerank`` the re-ranked ones only, under their plain mode: for a printed row that says so.
+    """`averages` of this machine's runs and the committed records of ``profile``."""
+    return averages(records.table(profile), gallery, trial, rerank)
+
+
+def averages(
+    runs: pd.DataFrame, gallery: str = "agw", trial: int | None = None, rerank: bool = False
+) -> pd.DataFrame:
+    """Means over seeds of ``runs`` (of `records.table`), single-shot (see `records.averaged`), with
+    ``variant`` as "method/variant". SYSU-MM01's results are those of ``gallery``; RegDB's are over
+    all its trials that ran, or of ``trial``. Plain results only, or with ``rerank`` the re-ranked
+    ones only, under their plain mode: for a printed row that says so.
     """
-    runs = records.table(profile)
     table = records.averaged(runs if trial is None else runs[runs["trial"] == trial])
     chosen = table[(table["shots"] == 1) & table["gallery"].isin([gallery, "full"])]
     chosen = chosen[chosen["mode"].astype(str).str.endswith(RERANKED) == rerank]

@@ -23,9 +23,12 @@ ORDER = [
     ("retrieval",),
     ("figures", "comparisons"),
     ("notebooks",),
-    ("tables", "report"),
+    ("tables",),
+    ("claims",),
     ("drawings",),
     ("artefacts",),
+    ("agreement",),
+    ("report",),
     ("reproduce",),
     ("__main__",),
 ]
