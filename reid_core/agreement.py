@@ -25,6 +25,8 @@ from reid_core.retrieval.rerank import RERANKED
 from reid_core.tables import MISSING, averages
 
 STEP_WORDS = ("agrees", "disagrees", "inside the spread", "one seed", "not measured")
+SHOWN = ["artefact", "dataset", "mode", "metric", "row", "over", "printed", "measured"]  # of a step
+SHOWN += ["low", "high", "runs", "runs_over", "verdict", "size"]
 PICTURE, ALONE = "picture: look", "nothing to compare"
 _FEW = 3  # rows, below which an order says nothing
 

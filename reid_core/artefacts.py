@@ -19,7 +19,7 @@ from reid_core.drawings import (
     swept,
 )
 from reid_core.methods import configure, multi_granularity, mutual_prediction
-from reid_core.tables import published
+from reid_core.tables import MODES, published
 
 
 def _of_table(paper: str, number: str) -> tuple[tuple[str, str], ...]:
@@ -78,10 +78,9 @@ def _mutual_prediction() -> list[Artefact]:
         for field in ("alpha", "beta")
     }
     points = [(v, k) for k in ("sysu", "regdb") for _, names in fields.values() for v in names]
-    searches = {"sysu": ("all", "indoor"), "regdb": ("visible-to-infrared", "infrared-to-visible")}
     labels = ("baseline", "+ FGFL", "+ FGFL\n+ CMIMPL")
     runs = _distinct(points)
-    claim = peaks(runs, {full: list(dict(runs))}, searches)
+    claim = peaks(runs, {full: list(dict(runs))}, MODES)
     return [
         _choice(paper, "T2", "RegDB beside other methods", "fgfl-cmimpl"),
         _choice(paper, "T3", "SYSU-MM01 beside other methods", "fgfl-cmimpl"),
@@ -91,7 +90,7 @@ def _mutual_prediction() -> list[Artefact]:
             "F3",
             "weights of the two terms",
             runs,
-            partial(swept, fields=fields, modes=searches),
+            partial(swept, fields=fields, modes=MODES),
             claim,
             trial=1,
         ),

@@ -26,6 +26,10 @@ MAIN = (  # of all variants those that stand for a method; the rows between are 
     "mrda/baseline",
     "mrda/mrm-dam",
 )
+MODES = {
+    "sysu": ("all", "indoor"),
+    "regdb": ("visible-to-infrared", "infrared-to-visible"),
+}
 COLUMNS = ["table", "method", "reference", "variant", "dataset", "mode", "metric", "value"]
 
 
@@ -129,6 +133,28 @@ def listed(runs: pd.DataFrame, variants: list[str]) -> pd.DataFrame:
         lines[variant] = {metric: _spread(found, metric) for metric in ("rank1", "mAP", "mINP")}
         lines[variant]["runs"] = int(found["runs"].sum())
     return pd.DataFrame.from_dict(lines, orient="index")
+
+
+def headline(runs: pd.DataFrame, kind: str, mode: str) -> pd.DataFrame:
+    """The variants of MAIN as `listed`, and what each one's own paper prints of it.
+
+    Parameters
+    ----------
+    runs : DataFrame
+        Of `measured`, of one dataset and mode.
+    kind, mode : str
+        "sysu" or "regdb", and the search whose printed numbers stand beside.
+    """
+    lines = listed(runs, list(MAIN))
+    papers = [published(path.stem).assign(paper=path.stem) for path in PUBLISHED.glob("*.csv")]
+    printed = pd.concat(papers).query("dataset == @kind and mode == @mode")
+    own = printed["variant"].str.split("/").str[0] == printed["paper"]
+    printed = printed[own & ~printed["method"].str.endswith("reranking")].dropna(subset="value")
+    values = printed.drop_duplicates(["variant", "metric"]).set_index(["variant", "metric"])
+    for metric in ("rank1", "mAP"):
+        found = [values["value"].get((name, metric)) for name in MAIN]
+        lines[f"{metric}, paper"] = [MISSING if v is None else f"{v:.2f}" for v in found]
+    return lines
 
 
 def sweep(runs: pd.DataFrame, variants: list[str], field: str) -> pd.DataFrame:
