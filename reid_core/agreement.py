@@ -222,4 +222,5 @@ def _means(place: Place, runs: pd.DataFrame, trial: int | None) -> pd.DataFrame:
         )
         for measure in MEASURES
     ]
-    return pd.concat(parts, ignore_index=True)
+    # of an empty table pandas knows no types
+    return pd.concat(parts).astype({"mean": float, "deviation": float, "runs": float})
