@@ -198,7 +198,7 @@ def method_dots(panels: Mapping[str, pd.DataFrame], title: str) -> Figure:
     ----------
     panels : {title: DataFrame}
         In the same order of rows, whose index names them: ``rank1``, ``mAP`` as fractions,
-        ``rank1_std``, ``mAP_std``; NaN for none: without a deviation there is no bar.
+        ``rank1_std``, ``mAP_std``; NaN for none: without a deviation the mark is hollow.
     """
     names = next(iter(panels.values())).index
     size = (3.3 * len(panels) + 2.4, 0.34 * len(names) + 1.7)
@@ -209,15 +209,19 @@ def method_dots(panels: Mapping[str, pd.DataFrame], title: str) -> Figure:
         for number, (measure, text) in enumerate({"rank1": "rank-1", "mAP": "mAP"}.items()):
             x, bar = (100 * rows[c].astype(float).to_numpy() for c in (measure, f"{measure}_std"))
             y = np.arange(len(names)) + 0.24 * (number - 0.5)
-            look = {"fmt": "os"[number], "color": LINES[number], "markeredgecolor": NEUTRAL}
-            axis.errorbar(x, y, xerr=np.nan_to_num(bar), capsize=3, label=text, **look)
+            look = {"color": LINES[number], "markersize": 5, "capsize": 3}
+            axis.errorbar(x, y, xerr=bar, fmt="os"[number], label=text, **look)
+            single = np.isnan(bar)
+            axis.plot(x[single], y[single], "os"[number], color="white", markersize=2.5, zorder=9)
         axis.set(xlabel="per cent, mean ± deviation", title=name, xlim=(0, 100))
         axis.grid(alpha=0.3)
         if not rows["rank1"].notna().any():
             axis.text(0.5, 0.5, "no finished run", ha="center", transform=axis.transAxes)
     axes[0].set_yticks(range(len(names)), names)
     axes[0].set_ylim(len(names) - 0.5, -0.5)
-    axes[-1].legend(fontsize=9, loc="lower right")
+    marks = axes[0].get_legend_handles_labels()
+    where = {"loc": "outside lower center", "ncols": 2, "fontsize": 11}
+    figure.legend(*marks, title="hollow: a single run, no deviation", **where)
     return figure
 
 
@@ -233,7 +237,9 @@ def step_chart(panels: Mapping[str, pd.DataFrame], title: str, measure: str = "r
     for axis, (name, steps) in zip(axes, panels.items(), strict=True):
         steps = steps.reset_index(drop=True)
         axis.axvline(0, color=NEUTRAL, linewidth=1)
-        axis.plot(steps["printed"], steps.index, "D", color=NEUTRAL, markerfacecolor="none")
+        axis.plot(
+            steps["printed"], steps.index, "D", color=NEUTRAL, markerfacecolor="none", zorder=5
+        )
         for verdict, (colour, marker) in VERDICTS.items():
             found = steps[steps["verdict"] == verdict]
             half = (found["high"] - found["measured"]).fillna(0)

@@ -13,10 +13,8 @@ from reid_core.tables import MAIN
 _START, _END = "<!-- results:start -->", "<!-- results:end -->"
 _BASELINE = "paperdolls-sysu/baselines/two-stream/seed0"
 _FIGURES = {  # the README's and the notebooks', from below results/runs/demo, by their new names
-    "people": f"{_BASELINE}/figures/people.png",
     "top10": f"{_BASELINE}/figures/top10.png",
     "mutual_prediction-F3_beta": "figures/mutual_prediction/F3_beta.png",
-    "methods": "figures/summary/methods.png",
     "steps": "figures/summary/steps_rank1.png",
 }
 _README_MODES = ("all", "visible-to-infrared")  # the papers' first; summary.csv has the others too
@@ -40,8 +38,8 @@ def publish_figures() -> None:
     runs = results_folder() / "runs" / "demo"
     for name, place in _FIGURES.items():
         if (runs / place).exists():
-            with Image.open(runs / place) as picture:  # 256 colours: a third of the size
-                small = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+            with Image.open(runs / place) as picture:  # 256 colours, also rare ones: half the size
+                small = picture.convert("RGB").quantize(256, kmeans=1, dither=Image.Dither.NONE)
                 small.save(target / f"{name}.png", optimize=True)
     gap = runs / _BASELINE / "figures" / GAP.name
     if gap.exists():
