@@ -8,6 +8,7 @@ import pytest
 
 from reid_core import agreement, claims
 from reid_core.artefacts import artefacts
+from reid_core.comparisons import VERDICTS, method_dots, step_chart
 from reid_core.drawings import Place
 
 WHERE = {"dataset": "d", "mode": "all", "metric": "rank1"}
@@ -226,3 +227,43 @@ def test_claims_of_curves_are_their_peaks():
     ]
     weights = artefacts()["mutual_prediction-F3"].claim
     assert len(weights) == 2 * 2 * (11 + 11), "two searches, two measures, eleven other points"
+
+
+# ---------------------------------------------------------------------------------- the two charts
+
+
+def test_every_verdict_of_a_measured_step_has_a_mark_of_its_own():
+    assert set(VERDICTS) == set(agreement.STEP_WORDS) - {"not measured"}
+    assert len(set(VERDICTS.values())) == len({mark for _, mark in VERDICTS.values()}) == 4
+
+
+def test_step_chart_draws_printed_and_measured():
+    pairs = [("a", 65, "b", 60), ("single", 9, "a", 1), ("a", 9, "c", 1)]
+    ours = means(a=(52, 2, 3), b=(48, 1, 3), single=(70, NAN, 1))
+    steps = agreement.compare(claim(*pairs), ours).assign(artefact="x")
+    figure = step_chart({"first": steps, "empty": steps[:0]}, "title")
+    axis = figure.axes[0]
+    printed = next(line for line in axis.lines if line.get_marker() == "D")
+    assert printed.get_xdata().tolist() == [5, 8, 8]
+    assert axis.get_yticklabels()[0].get_text() == "a over b"
+    drawn = {  # by mark: where it stands, and how far its bar reaches
+        bar.lines[0].get_marker(): (
+            bar.lines[0].get_xdata().tolist(),
+            [float(np.ptp(path.vertices[:, 0])) for path in bar.lines[2][0].get_paths()],
+        )
+        for bar in axis.containers
+    }
+    assert drawn["o"] == ([4], [pytest.approx(2 * 2.7764 * math.sqrt(5 / 3), abs=1e-3)])
+    assert drawn["^"] == ([18], [0])
+    assert drawn["X"] == ([], [])
+
+
+def test_method_dots_hollows_a_single_run():
+    rows = pd.DataFrame(
+        {"rank1": [0.4, 0.5, NAN], "rank1_std": [0.02, NAN, NAN]}, index=["m/a", "m/b", "m/c"]
+    )
+    figure = method_dots({"here": rows.assign(mAP=0.3, mAP_std=0.1)}, "title")
+    axis = figure.axes[0]
+    assert axis.containers[0].lines[0].get_xdata()[:2].tolist() == [40, 50]
+    hollow = next(line for line in axis.lines if line.get_color() == "white")
+    assert hollow.get_xdata()[:1].tolist() == [50]
