@@ -2,13 +2,14 @@
 
 As in ``figures``: arrays in, a matplotlib figure out. Each takes a mapping from the names of runs
 and draws a panel or a row for each of them, on the same scales. ``retrieval.explain`` computes
-what is drawn here.
+what is drawn here. At the end stand the averages of methods, and the steps between their rows.
 """
 
 from collections.abc import Mapping, Sequence
 from itertools import product
 
 import numpy as np
+import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -18,7 +19,7 @@ from matplotlib.patheffects import withStroke
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from reid_core.figures import LINES, STYLES
+from reid_core.figures import LINES, NEUTRAL, RIGHT, STYLES, WRONG
 
 PEOPLE = (  # Paul Tol's "muted" and black; beyond ten they repeat, and the numbers tell
     "#332288", "#CC6677", "#117733", "#88CCEE", "#882255",
@@ -26,6 +27,12 @@ PEOPLE = (  # Paul Tol's "muted" and black; beyond ten they repeat, and the numb
 )  # fmt: skip
 MARKERS = {"visible": "o", "infrared": "^"}
 HEAT = colormaps["inferno"]
+VERDICTS = {  # of `agreement`, with a colour and a mark each
+    "agrees": (RIGHT, "o"),
+    "disagrees": (WRONG, "X"),
+    "inside the spread": (LINES[0], "s"),
+    "one seed": ("#777777", "^"),
+}
 
 
 def embeddings(
@@ -182,3 +189,73 @@ def overlay(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
     share = 0.75 * heat[..., None] ** 0.5
     mixed = (1 - share) * gray[..., None] + share * HEAT(heat)[..., :3]
     return (255 * mixed).round().astype(np.uint8)
+
+
+def method_dots(panels: Mapping[str, pd.DataFrame], title: str) -> Figure:
+    """Rank-1 and mAP of several methods below one another, a panel for each dataset and search.
+
+    Parameters
+    ----------
+    panels : {title: DataFrame}
+        In the same order of rows, whose index names them: ``rank1``, ``mAP`` as fractions,
+        ``rank1_std``, ``mAP_std``; NaN for none: without a deviation the mark is hollow.
+    """
+    names = next(iter(panels.values())).index
+    size = (3.3 * len(panels) + 2.4, 0.34 * len(names) + 1.7)
+    figure = Figure(figsize=size, layout="constrained")
+    figure.suptitle(title, fontsize=12)
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axis, (name, rows) in zip(axes, panels.items(), strict=True):
+        for number, (measure, text) in enumerate({"rank1": "rank-1", "mAP": "mAP"}.items()):
+            x, bar = (100 * rows[c].astype(float).to_numpy() for c in (measure, f"{measure}_std"))
+            y = np.arange(len(names)) + 0.24 * (number - 0.5)
+            look = {"color": LINES[number], "markersize": 5, "capsize": 3}
+            axis.errorbar(x, y, xerr=bar, fmt="os"[number], label=text, **look)
+            single = np.isnan(bar)
+            axis.plot(x[single], y[single], "os"[number], color="white", markersize=2.5, zorder=9)
+        axis.set(xlabel="per cent, mean ± deviation", title=name, xlim=(0, 100))
+        axis.grid(alpha=0.3)
+        if not rows["rank1"].notna().any():
+            axis.text(0.5, 0.5, "no finished run", ha="center", transform=axis.transAxes)
+    axes[0].set_yticks(range(len(names)), names)
+    axes[0].set_ylim(len(names) - 0.5, -0.5)
+    marks = axes[0].get_legend_handles_labels()
+    where = {"loc": "outside lower center", "ncols": 2, "fontsize": 11}
+    figure.legend(*marks, title="hollow: a single run, no deviation", **where)
+    return figure
+
+
+def step_chart(panels: Mapping[str, pd.DataFrame], title: str, measure: str = "rank-1") -> Figure:
+    """Steps, printed and measured with their intervals, a line each; the colour and the mark tell
+    the verdict. ``panels`` has of `agreement.steps` those of one measure, dataset and search."""
+    counts = [max(1, len(steps)) for steps in panels.values()]
+    figure = Figure(
+        figsize=(10, 0.25 * sum(counts) + 0.9 * len(panels) + 1.4), layout="constrained"
+    )
+    figure.suptitle(title, fontsize=12)
+    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=counts)[:, 0]
+    for axis, (name, steps) in zip(axes, panels.items(), strict=True):
+        steps = steps.reset_index(drop=True)
+        axis.axvline(0, color=NEUTRAL, linewidth=1)
+        axis.plot(
+            steps["printed"], steps.index, "D", color=NEUTRAL, markerfacecolor="none", zorder=5
+        )
+        for verdict, (colour, marker) in VERDICTS.items():
+            found = steps[steps["verdict"] == verdict]
+            half = (found["high"] - found["measured"]).fillna(0)
+            look = {"fmt": marker, "color": colour, "capsize": 3, "markersize": 7}
+            axis.errorbar(found["measured"], found.index, xerr=half, **look)
+        axis.set_yticks(steps.index, steps["row"] + " over " + steps["over"], fontsize=8)
+        axis.set(title=name, ylim=(len(steps) - 0.4, -0.6))
+        axis.grid(axis="x", alpha=0.3)
+        for artefact, group in steps.groupby("artefact", sort=False):
+            axis.axhline(group.index[-1] + 0.5, color="#999999", linewidth=0.6)
+            where = {"transform": axis.get_yaxis_transform(), "va": "center", "fontsize": 9}
+            axis.text(1.01, group.index.to_numpy().mean(), artefact, **where)
+    axes[-1].set_xlabel(f"step in {measure}, points")
+    marks = [Line2D([], [], marker="D", markerfacecolor="none", color=NEUTRAL, label="printed")]
+    marks += [Line2D([], [], marker=m, color=c, label=v) for v, (c, m) in VERDICTS.items()]
+    for mark in marks:
+        mark.set_linestyle("")
+    figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), fontsize=10)
+    return figure

@@ -12,6 +12,7 @@ from IPython.display import Image, display
 from matplotlib.figure import Figure
 
 from reid_core import figures, records
+from reid_core.config import RunConfig
 from reid_core.methods import configure
 from reid_core.notebooks import execute
 from reid_core.paths import NOTEBOOKS, results_folder, write_atomically
@@ -36,7 +37,7 @@ class Place:
 Drawn = dict[str, pd.DataFrame | Figure | Path]  # by file name; a path is drawn already
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tables have no one answer to ==
 class Artefact:
     """A table or figure of a paper."""
 
@@ -45,6 +46,9 @@ class Artefact:
     title: str
     runs: tuple[tuple[str, str], ...]  # ("method/variant", "sysu" or "regdb")
     drawing: Callable[[Place, "Artefact"], Drawn]
+    claim: pd.DataFrame | None = None  # see `claims`; of what has to be looked at there is none
+    trial: int | None = None  # of RegDB's ten, where the paper measures one
+    pictures: tuple[str, ...] = ()  # of notebook 30, its first run beside its second
     parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by method: what its
     # notebook must be told beyond which run it is
 
@@ -87,13 +91,14 @@ class Artefact:
         return thing
 
 
-def compared(place: Place, artefact: Artefact, trial: int | None = None) -> Drawn:
+def compared(place: Place, artefact: Artefact) -> Drawn:
     """The table as printed with the measured numbers beside it, one for each dataset."""
     rows = published(artefact.paper).query("table == @artefact.number")
     again = rows["method"].str.endswith("reranking")
-    parts = [(rows[~again], measured(place.profile, place.gallery, trial))]
+    whose = place.profile, place.gallery, artefact.trial
+    parts = [(rows[~again], measured(*whose))]
     if again.any():  # a row of the same runs, their lists ranked anew
-        parts.append((rows[again], measured(place.profile, place.gallery, trial, rerank=True)))
+        parts.append((rows[again], measured(*whose, rerank=True)))
     drawn: Drawn = {}
     for kind in rows["dataset"].unique():
         if name := place.dataset(kind):
@@ -106,19 +111,18 @@ def ablated(
     place: Place,
     artefact: Artefact,
     labels: Sequence[str],
-    trial: int | None = None,
     over: Literal["first", "above", "none"] = "first",
 ) -> Drawn:
     """The table, its steps ``over`` the first row or the one above (see `steps`), and its rows as
     bars."""
-    drawn = compared(place, artefact, trial)
+    drawn = compared(place, artefact)
     rows = published(artefact.paper).query("table == @artefact.number")
-    runs = measured(place.profile, place.gallery, trial)
+    runs = measured(place.profile, place.gallery, artefact.trial)
     for kind, group in rows.groupby("dataset", sort=False):
         if over != "none" and (name := place.dataset(kind)):
             found = steps(group, runs[runs["dataset"] == name], above=over == "above")
             drawn[f"{artefact.number}_steps_{name}"] = found
-    return drawn | bars(place, artefact, artefact.number, labels, trial)
+    return drawn | bars(place, artefact, artefact.number, labels)
 
 
 def bars(
@@ -126,14 +130,13 @@ def bars(
     artefact: Artefact,
     table: str,
     labels: Sequence[str],
-    trial: int | None = None,
     metric: str = "rank1",
 ) -> Drawn:
     """The rows of ``table`` that are measured here, printed and measured side by side, a panel for
     each dataset and mode."""
     rows = published(artefact.paper).query("table == @table and metric == @metric")
     rows = rows[(rows["variant"] != "") & ~rows["method"].str.endswith("reranking")]
-    runs = measured(place.profile, place.gallery, trial)
+    runs = measured(place.profile, place.gallery, artefact.trial)
     panels = {}
     for (kind, mode), group in rows.groupby(["dataset", "mode"], sort=False):
         if name := place.dataset(kind):
@@ -176,11 +179,10 @@ def swept(
     artefact: Artefact,
     fields: Mapping[str, tuple[str, list[str]]],
     modes: Mapping[str, Sequence[str]],
-    trial: int | None = None,
 ) -> Drawn:
     """Of each of ``fields`` ({setting: (its label, variants)}) a curve, a panel a dataset, and the
     points as a table."""
-    runs = measured(place.profile, place.gallery, trial)
+    runs = measured(place.profile, place.gallery, artefact.trial)
     drawn: Drawn = {}
     for setting, (label, variants) in fields.items():
         panels = {}
@@ -198,18 +200,28 @@ def swept(
     return drawn
 
 
-def looked_at(place: Place, artefact: Artefact, files: Sequence[str]) -> Drawn:
+def looked_at(place: Place, artefact: Artefact) -> Drawn:
     """What notebook 30 draws of the first of the artefact's runs beside the second, where both are
     finished on this machine: records hold no weights."""
-    (method, kind), (baseline, _) = artefact.runs
-    at = {"dataset": place.dataset(kind), "seed": place.seed}
-    runs = [configure(*name.split("/"), place.profile, **at) for name in (method, baseline)]
+    runs = _pair(place, artefact)
     if not all(records.finished(run) for run in runs):
         return {}
-    folder = records.figures_folder(runs[0])
-    parameters = {"profile": place.profile, "data": place.data} | at
-    if not all((folder / f"{name}.png").is_file() for name in files):
-        executed = folder / "30_figures.ipynb"
-        names = {"method": method, "baseline": baseline}
-        execute(NOTEBOOKS / "30_figures.ipynb", executed, parameters | names)
-    return {f"{artefact.number}_{name}": folder / f"{name}.png" for name in files}
+    paths = picture_paths(place, artefact)
+    if not all(path.is_file() for path in paths.values()):
+        executed = records.figures_folder(runs[0]) / "30_figures.ipynb"
+        parameters = {"profile": place.profile, "dataset": runs[0].dataset, "seed": place.seed}
+        names = {"method": artefact.runs[0][0], "baseline": artefact.runs[1][0]}
+        execute(NOTEBOOKS / "30_figures.ipynb", executed, parameters | names | {"data": place.data})
+    return paths
+
+
+def picture_paths(place: Place, artefact: Artefact) -> dict[str, Path]:
+    """Where the artefact's pictures lie once they are drawn."""
+    folder = records.figures_folder(_pair(place, artefact)[0])
+    return {f"{artefact.number}_{name}": folder / f"{name}.png" for name in artefact.pictures}
+
+
+def _pair(place: Place, artefact: Artefact) -> list[RunConfig]:
+    (method, kind), (baseline, _) = artefact.runs
+    at = {"dataset": place.dataset(kind), "seed": place.seed}
+    return [configure(*name.split("/"), place.profile, **at) for name in (method, baseline)]

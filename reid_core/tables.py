@@ -9,6 +9,27 @@ from reid_core.paths import PUBLISHED, shown
 from reid_core.retrieval.rerank import RERANKED
 
 MISSING = "—"
+MAIN = (  # of all variants those that stand for a method; the rows between are its ablation's
+    "baselines/one-stream",
+    "baselines/zero-padding",
+    "baselines/two-stream",
+    "baselines/two-stream-wrt",
+    "baselines/agw",
+    "mutual_prediction/baseline",
+    "mutual_prediction/fgfl-cmimpl",
+    "crossvit_csa/baseline",
+    "crossvit_csa/ta-crossvit-csa-wt",
+    "fprnet/resnet",
+    "fprnet/fprnet",
+    "multi_granularity/baseline",
+    "multi_granularity/mgsa-msam",
+    "mrda/baseline",
+    "mrda/mrm-dam",
+)
+MODES = {
+    "sysu": ("all", "indoor"),
+    "regdb": ("visible-to-infrared", "infrared-to-visible"),
+}
 COLUMNS = ["table", "method", "reference", "variant", "dataset", "mode", "metric", "value"]
 
 
@@ -38,12 +59,18 @@ def published(paper: str) -> pd.DataFrame:
 def measured(
     profile: str, gallery: str = "agw", trial: int | None = None, rerank: bool = False
 ) -> pd.DataFrame:
-    """Means over seeds of this machine's runs and the committed records of ``profile``, single-shot
-    (see `records.averaged`), with ``variant`` as "method/variant". SYSU-MM01's results are those of
-    ``gallery``; RegDB's are over all its trials that ran, or of ``trial``. Plain results only, or
-    with ``rerank`` the re-ranked ones only, under their plain mode: for a printed row that says so.
+    """`averages` of this machine's runs and the committed records of ``profile``."""
+    return averages(records.table(profile), gallery, trial, rerank)
+
+
+def averages(
+    runs: pd.DataFrame, gallery: str = "agw", trial: int | None = None, rerank: bool = False
+) -> pd.DataFrame:
+    """Means over seeds of ``runs`` (of `records.table`), single-shot (see `records.averaged`), with
+    ``variant`` as "method/variant". SYSU-MM01's results are those of ``gallery``; RegDB's are over
+    all its trials that ran, or of ``trial``. Plain results only, or with ``rerank`` the re-ranked
+    ones only, under their plain mode: for a printed row that says so.
     """
-    runs = records.table(profile)
     table = records.averaged(runs if trial is None else runs[runs["trial"] == trial])
     chosen = table[(table["shots"] == 1) & table["gallery"].isin([gallery, "full"])]
     chosen = chosen[chosen["mode"].astype(str).str.endswith(RERANKED) == rerank]
@@ -106,6 +133,28 @@ def listed(runs: pd.DataFrame, variants: list[str]) -> pd.DataFrame:
         lines[variant] = {metric: _spread(found, metric) for metric in ("rank1", "mAP", "mINP")}
         lines[variant]["runs"] = int(found["runs"].sum())
     return pd.DataFrame.from_dict(lines, orient="index")
+
+
+def headline(runs: pd.DataFrame, kind: str, mode: str) -> pd.DataFrame:
+    """The variants of MAIN as `listed`, and what each one's own paper prints of it.
+
+    Parameters
+    ----------
+    runs : DataFrame
+        Of `measured`, of one dataset and mode.
+    kind, mode : str
+        "sysu" or "regdb", and the search whose printed numbers stand beside.
+    """
+    lines = listed(runs, list(MAIN))
+    papers = [published(path.stem).assign(paper=path.stem) for path in PUBLISHED.glob("*.csv")]
+    printed = pd.concat(papers).query("dataset == @kind and mode == @mode")
+    own = printed["variant"].str.split("/").str[0] == printed["paper"]
+    printed = printed[own & ~printed["method"].str.endswith("reranking")].dropna(subset="value")
+    values = printed.drop_duplicates(["variant", "metric"]).set_index(["variant", "metric"])
+    for metric in ("rank1", "mAP"):
+        found = [values["value"].get((name, metric)) for name in MAIN]
+        lines[f"{metric}, paper"] = [MISSING if v is None else f"{v:.2f}" for v in found]
+    return lines
 
 
 def sweep(runs: pd.DataFrame, variants: list[str], field: str) -> pd.DataFrame:

@@ -25,9 +25,12 @@ ORDER = [
     ("ranked",),
     ("browser",),
     ("notebooks",),
-    ("tables", "report"),
+    ("tables",),
+    ("claims",),
     ("drawings",),
     ("artefacts", "clock"),
+    ("agreement",),
+    ("report",),
     ("reproduce", "site"),
     ("__main__",),
 ]

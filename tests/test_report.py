@@ -20,6 +20,14 @@ def test_readme_and_summary_follow_the_records() -> None:
     assert report.gap_table() in readme
 
 
+def test_the_committed_verdicts_follow_the_records() -> None:
+    for name, expected in report.agreements().items():
+        written = pd.read_csv(REPORTED / f"{name}.csv", index_col=0, keep_default_na=False)
+        text = expected.astype(object).where(expected.notna(), "").astype(str)
+        text = text.set_index("artefact") if "artefact" in text else text
+        assert written.astype(str).to_csv() == text.to_csv(), f"run `report`: {name}.csv is old"
+
+
 def test_every_record_was_measured_on_a_clean_commit_and_a_known_dataset() -> None:
     for path in (REPORTED / "runs").rglob("metrics.json"):
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -55,5 +63,5 @@ def test_summary_is_the_mean_over_seeds(tmp_path: Path, monkeypatch: pytest.Monk
     assert (row["runs"], row["rank1"]) == (2, pytest.approx(0.2))
     assert row["rank1_std"] == pytest.approx(0.1 * 2**0.5)
     assert report.readme_table(summarised).count("\n") == 1, "a variant the README does not show"
-    monkeypatch.setattr(report, "_README_ROWS", ("m/v",))
+    monkeypatch.setattr(report, "MAIN", ("m/v",))
     assert "| d | all | m/v | 2 | 20.0 ± 14.1 | 50.0 ± 0.0 |" in report.readme_table(summarised)
