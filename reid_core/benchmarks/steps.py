@@ -1,86 +1,32 @@
-"""Speed, measured side by side: a training step beside a bare ResNet's, the data path beside
-decoding each picture, memory. Notebook 50 shows it; `naive` has what retrieval is timed against.
-"""
+"""A training step beside a bare ResNet's, and its parts."""
 
 import os
-import platform
-import resource
-import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import nn
 from torch.autograd.profiler import record_function
 from torch.profiler import ProfilerActivity, profile
-from torchvision import transforms
 
+from reid_core.benchmarks.timing import Work
 from reid_core.config import RunConfig
 from reid_core.data.augment import Augment
-from reid_core.data.batches import Batch, CrossModalSampler, training_batches
-from reid_core.data.images import PackedImages
+from reid_core.data.batches import Batch, CrossModalSampler, Pixels, training_batches
 from reid_core.layers.two_stream import resnet_stages
 from reid_core.methods import build
 from reid_core.train import make_optimizer, train_step
 
 PARTS = ("backbone", "heads", "losses", "augmentation", "optimizer")
-Work = Callable[[], Any]
-
-
-def machine() -> str:
-    """The processor, as far as it decides the numbers, and torch."""
-    capability = torch.backends.cpu.get_cpu_capability()
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    facts = dict(line.split(": ", 1) for line in lines if ": " in line)
-    facts = {name.strip(): value for name, value in facts.items()}
-    name = facts.get("model name", platform.machine())
-    bf16 = "AVX512-BF16" if "avx512_bf16" in facts.get("flags", "") else "no AVX512-BF16"
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    threads = f"{torch.get_num_threads()} threads"
-    return f"{name}, {threads}, {capability}, {bf16}{gpu}, torch {torch.__version__}"
-
-
-def compared(
-    section: str, what: str, beside: str, value: float, reference: float, unit: str,
-    *, ratio: float, target: str = "",
-) -> dict[str, Any]:  # fmt: skip
-    """A line of the table: ``what`` has ``value`` where ``beside`` has ``reference``."""
-    line = {"ratio": ratio, "target": target, "section": section, "what": what, "beside": beside}
-    return line | {"value": value, "reference": reference, "unit": unit}
-
-
-def seconds(works: Mapping[str, Work], rounds: int) -> pd.Series:
-    """Median seconds of each of ``works``. They take turns, so that whatever else the machine does
-    meanwhile falls on all of them; a first round, in which memory is found and kernels are chosen,
-    does not count."""
-    found = {name: [] for name in works}
-    for _ in range(rounds + 1):
-        for name, work in works.items():
-            started = _now()
-            work()
-            found[name].append(_now() - started)
-    return pd.Series({name: float(np.median(times[1:])) for name, times in found.items()})
-
-
-def _now() -> float:
-    # torch.utils.benchmark would do it too, but runs everything twice before, steps of seconds also
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def batches_for(
-    run: RunConfig, index: pd.DataFrame, pixels: PackedImages, device: torch.device
+    run: RunConfig, index: pd.DataFrame, pixels: Pixels, device: torch.device
 ) -> Iterator[Batch]:
     """Batches of ``run`` without end, as `train.fit` draws them."""
     sampler = CrossModalSampler(index, run.identities, run.images, run.seed, steps=10**9)
@@ -229,55 +175,3 @@ def _part_of(event: Any, owner: Mapping[int, str]) -> str:
             return owner.get(event.sequence_nr, "optimizer")  # else it keeps a gradient
         event = event.cpu_parent
     return "losses"
-
-
-def pil_batch(paths: list[Path], height: int, width: int) -> torch.Tensor:
-    """What most released code does for every picture of every batch: decode, resize, pad, crop,
-    flip, normalise; (n, 3, height, width) float32."""
-    usual = transforms.Compose(
-        [
-            transforms.Resize((height, width)),
-            transforms.Pad(10),
-            transforms.RandomCrop((height, width)),
-            transforms.RandomHorizontalFlip(),
-            transforms.ToTensor(),
-            transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-        ]
-    )
-    pictures = []
-    for path in paths:
-        with Image.open(path) as image:
-            pictures.append(usual(image.convert("RGB")))
-    return torch.stack(pictures)
-
-
-def empty_set(folder: Path, count: int, people: int, height: int, width: int) -> tuple:
-    """Index and packed file of ``count`` pictures that show nothing, and take no room on the disk:
-    reading them costs what reading pictures costs."""
-    identity = np.arange(count) % people
-    modality = np.where(np.arange(count) // people % 3 == 2, "infrared", "visible")
-    path = folder / f"empty-{height}x{width}.npy"
-    shape = (count, height, width, 3)
-    with path.open("wb") as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        file.truncate(file.tell() + int(np.prod(shape)))
-    return pd.DataFrame({"identity": identity, "modality": modality}), path
-
-
-def memory_of_batches(run: RunConfig, index: pd.DataFrame, packed: Path, steps: int) -> pd.Series:
-    """MiB of a fresh process that has drawn ``steps`` batches from ``packed``: its ``peak`` of
-    resident memory, pages of the file among it, and what of the ``peak`` it had ``before``, as
-    everything was imported."""
-    work = partial(_draw, run, index, packed, steps)
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pd.Series(pool.submit(work).result(), index=["before", "peak"])
-
-
-def _draw(run: RunConfig, index: pd.DataFrame, packed: Path, steps: int) -> tuple[float, float]:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    batches = batches_for(run, index, PackedImages(packed), torch.device("cpu"))
-    for _ in range(steps):
-        next(batches)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return before / 1024, peak / 1024  # Linux counts KiB
