@@ -1,6 +1,5 @@
 """Pictures delivered: packed and augmented as batches, or one by one, and the memory it takes."""
 
-import resource
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -56,19 +55,24 @@ def empty_set(path: Path, count: int, people: int, height: int, width: int) -> p
     return pd.DataFrame({"identity": number % people, "modality": modality})
 
 
-def memory_of_batches(run: RunConfig, index: pd.DataFrame, packed: Path, steps: int) -> pd.Series:
-    """MiB of a fresh process that has drawn ``steps`` batches from ``packed``: its ``peak`` of
-    resident memory, pages of the file among it, and what of the ``peak`` it had ``before``, as
-    everything was imported."""
-    work = partial(_draw, run, index, packed, steps)
+def memory_of_batches(run: RunConfig, index: pd.DataFrame, path: Path, steps: int) -> pd.Series:
+    """MiB of a fresh process that has drawn ``steps`` batches from the packed file ``path``: its
+    ``peak`` of resident memory, mapped pages of the file among it, and what it had ``before``, as
+    everything was imported. Linux only."""
+    work = partial(_draw, run, index, path, steps)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pd.Series(pool.submit(work).result(), index=["before", "peak"])
 
 
-def _draw(run: RunConfig, index: pd.DataFrame, packed: Path, steps: int) -> tuple[float, float]:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    batches = batches_for(run, index, PackedImages(packed), torch.device("cpu"))
+def _draw(run: RunConfig, index: pd.DataFrame, path: Path, steps: int) -> tuple[float, float]:
+    before = _peak()
+    batches = batches_for(run, index, PackedImages(path), torch.device("cpu"))
     for _ in range(steps):
         next(batches)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return before / 1024, peak / 1024  # Linux counts KiB
+    return before, _peak()
+
+
+def _peak() -> float:
+    """MiB. Not ``ru_maxrss``, in which a child process begins with what its parent had."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return float(next(line for line in status if line.startswith("VmHWM")).split()[1]) / 1024

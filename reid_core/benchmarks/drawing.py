@@ -23,10 +23,13 @@ def step_bars(panels: dict[str, pd.DataFrame], title: str) -> Figure:
             )  # fmt: skip
             left += table[part]
         for row, total in enumerate(left):
-            axis.text(total, row, f" {total:.2f}", va="center", fontsize=9)
+            axis.annotate(
+                f"{total:.2f}", (total, row), (4, 0), textcoords="offset points", va="center",
+                fontsize=9, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+            )  # fmt: skip
         axis.axvline(1, color=NEUTRAL, linestyle="--", linewidth=1)
         axis.set(xlabel="time, bare ResNet = 1", title=name, xlim=(0, 1.15 * left.max()))
-        axis.invert_yaxis() if axis is axes[0] else None  # shared
+    axes[0].invert_yaxis()  # shared by all
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     return figure
