@@ -16,9 +16,15 @@ _FIGURES = {  # the README's and the notebooks', from below results/runs/demo, b
     "top10": f"{_BASELINE}/figures/top10.png",
     "mutual_prediction-F3_beta": "figures/mutual_prediction/F3_beta.png",
     "steps": "figures/summary/steps_rank1.png",
+    "benchmarks-steps": "benchmarks/steps.png",
+    "benchmarks-sweep": "benchmarks/sweep.png",
 }
 _README_MODES = ("all", "visible-to-infrared")  # the papers' first; summary.csv has the others too
 GAP = REPORTED / "modality_gap.csv"  # of notebook 01
+_TABLES = {  # as the figures
+    GAP.name: f"{_BASELINE}/figures/{GAP.name}",
+    "benchmarks.csv": "benchmarks/benchmarks.csv",  # of notebook 50
+}
 
 
 def publish_finished(profile: str) -> list[str]:
@@ -31,8 +37,8 @@ def publish_finished(profile: str) -> list[str]:
 
 
 def publish_figures() -> None:
-    """Copies the figures and the table of the modality gap that the README shows from where this
-    machine's notebooks have left them, if they have, to ``results/reported``."""
+    """Copies the figures that the README shows, and the tables of the modality gap and of speed,
+    from where this machine's notebooks have left them, if they have, to ``results/reported``."""
     target = REPORTED / "figures"
     target.mkdir(parents=True, exist_ok=True)
     runs = results_folder() / "runs" / "demo"
@@ -41,9 +47,9 @@ def publish_figures() -> None:
             with Image.open(runs / place) as picture:  # 256 colours, also rare ones: half the size
                 small = picture.convert("RGB").quantize(256, kmeans=1, dither=Image.Dither.NONE)
                 small.save(target / f"{name}.png", optimize=True)
-    gap = runs / _BASELINE / "figures" / GAP.name
-    if gap.exists():
-        write_atomically(GAP, gap.read_bytes())
+    for name, place in _TABLES.items():
+        if (runs / place).exists():
+            write_atomically(REPORTED / name, (runs / place).read_bytes())
 
 
 def summary() -> pd.DataFrame:

@@ -184,20 +184,39 @@ def _train_epoch(
         rate = learning_rate(run, epoch + (step + 0.5) / steps)
         for group in optimizer.param_groups:
             group["lr"] = rate * group["factor"]
-        device = batch.identity.device.type
-        with torch.autocast(device, torch.bfloat16, enabled=run.precision == "bf16"):
-            terms = model.losses(batch, epoch)
-        total = torch.stack([term.float() for term in terms.values()]).sum()
-        if not torch.isfinite(total):
-            _stop(terms, epoch, step)
-        optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        distributed.average_gradients(model)
-        optimizer.step()
-        for name, term in (terms | {"total": total}).items():
+        terms = train_step(run, model, optimizer, batch, epoch, step)
+        for name, term in terms.items():
             sums[name] = sums.get(name, 0) + term.detach().double()
         progress.step_done(epoch, step, sums["total"] / (step + 1))
     return {"epoch": epoch + 1, "lr": rate} | {k: (v / steps).item() for k, v in sums.items()}
+
+
+def train_step(
+    run: RunConfig,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    epoch: int,
+    step: int = 0,
+) -> dict[str, torch.Tensor]:
+    """Forward, backward and update at the optimizer's rates; returns the loss terms and their
+    ``total``.
+
+    Raises
+    ------
+    TrainingStopped
+        A term is NaN or infinite; names ``epoch`` and ``step``, both counted from 0.
+    """
+    with torch.autocast(batch.identity.device.type, torch.bfloat16, run.precision == "bf16"):
+        terms = model.losses(batch, epoch)
+    total = torch.stack([term.float() for term in terms.values()]).sum()
+    if not torch.isfinite(total):
+        _stop(terms, epoch, step)
+    optimizer.zero_grad(set_to_none=True)
+    total.backward()
+    distributed.average_gradients(model)
+    optimizer.step()
+    return terms | {"total": total}
 
 
 def _stop(terms: dict[str, torch.Tensor], epoch: int, step: int) -> NoReturn:

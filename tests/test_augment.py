@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from reid_core.data.augment import Augment, normalise
+from reid_core.data.augment import Augment, denormalise, normalise
 
 HEIGHT, WIDTH = 20, 12
 
@@ -188,3 +188,10 @@ def test_a_seed_means_the_same_on_every_device():
         # nearest-neighbour warps may round a coordinate to the other side
         differs = ((here - there.cpu()).abs() > 1e-2).float().mean()
         assert differs < (0.01 if augment.trivial else 1e-4)
+
+
+def test_normalising_leaves_its_input_alone():
+    pixels = torch.rand(2, 4, 3, 3) * 255
+    before = pixels.clone()
+    denormalise(normalise(pixels))
+    assert torch.equal(pixels, before)

@@ -24,6 +24,7 @@ ORDER = [
     ("figures", "comparisons"),
     ("ranked",),
     ("browser",),
+    ("benchmarks",),
     ("notebooks",),
     ("tables",),
     ("claims",),

@@ -11,8 +11,10 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, what "L" means to Pillow and torc
 
 
 @cache
-def _constants(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    return tuple(torch.tensor(v, device=device).mul(255).view(3, 1, 1) for v in (_MEAN, _STD))
+def _constants(device: torch.device, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation of every number in a row of ``width`` pixels: arithmetic on whole rows is
+    ten times as fast as on three numbers at a time."""
+    return tuple(torch.tensor(v, device=device).mul(255).repeat(width) for v in (_MEAN, _STD))
 
 
 def normalise(images: torch.Tensor) -> torch.Tensor:
@@ -21,14 +23,17 @@ def normalise(images: torch.Tensor) -> torch.Tensor:
 
     The result is channels-last in memory, because that is how pixels are stored.
     """
-    mean, std = _constants(images.device)
-    return (images.permute(0, 3, 1, 2).float() - mean) / std
+    mean, std = _constants(images.device, images.shape[2])
+    rows = images.flatten(2).to(torch.float32, copy=True)  # in place from here: half the memory
+    return rows.sub_(mean).div_(std).view(images.shape).permute(0, 3, 1, 2)
 
 
 def denormalise(images: torch.Tensor) -> torch.Tensor:
     """The inverse of ``normalise``, for looking: float (B, 3, H, W) to uint8 (B, H, W, 3)."""
-    mean, std = _constants(images.device)
-    return (images * std + mean).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+    pixels = images.permute(0, 2, 3, 1)
+    mean, std = _constants(images.device, pixels.shape[2])
+    rows = pixels.flatten(2) * std + mean
+    return rows.round_().clamp_(0, 255).to(torch.uint8).view(pixels.shape)
 
 
 def luma(images: torch.Tensor) -> torch.Tensor:
@@ -71,11 +76,11 @@ class Augment:
         padded = torch.nn.functional.pad(images, (0, 0, self.pad, self.pad, self.pad, self.pad))
         offset = torch.randint(2 * self.pad + 1, (n, 2), generator=random)
         mirrored = torch.rand(n, generator=random) < self.flip
-        columns = torch.arange(width).expand(n, width)
-        columns = torch.where(mirrored[:, None], columns.flip(1), columns) + offset[:, 1:]
-        rows = torch.arange(height) + offset[:, :1]
-        every = torch.arange(n)[:, None, None].to(images.device)
-        return padded[every, rows[:, :, None].to(images.device), columns[:, None].to(images.device)]
+        cut = []  # one by one: copying rectangles is fast, gathering pixels is not
+        for picture, (y, x), mirror in zip(padded, offset.tolist(), mirrored.tolist(), strict=True):
+            part = picture[y : y + height, x : x + width].permute(2, 0, 1)[None]
+            cut.append(part.flip(3) if mirror else part)  # with channels first: torch is fast there
+        return torch.cat([part.permute(0, 2, 3, 1) for part in cut])
 
     def _gray(self, images: torch.Tensor, random: torch.Generator) -> torch.Tensor:
         chosen = (torch.rand(len(images), generator=random) < self.grayscale).to(images.device)

@@ -104,43 +104,60 @@ def score_queries(
 ) -> np.ndarray:
     """Scores (3, V) of the V valid queries: place of the first match (1-based, counted as ``cmc``
     says), AP, INP. Arguments as in `rank_metrics`, already checked."""
-    match = query_ids[:, None] == gallery_ids
+    if len(gallery_ids) == 0:
+        return np.empty((3, 0))  # nobody answers
+    by_identity = np.argsort(gallery_ids, kind="stable")
+    people, start, count = np.unique(
+        gallery_ids[by_identity], return_index=True, return_counts=True
+    )
+    person = np.searchsorted(people, query_ids).clip(max=len(people) - 1)
+    # The columns of each query's positives, (Q, K) with the most that anyone has: few beside G, so
+    # that nothing but one sort need look at all of a list.
+    k = np.arange(count.max())
+    column = by_identity[(start[person, None] + k).clip(max=len(by_identity) - 1)]
+    exists = (k < count[person, None]) & (people[person] == query_ids)[:, None]
     if ignore is not None:
-        match &= ~ignore
-    valid = match.any(axis=1)
-    match = match[valid]
+        exists &= ~np.take_along_axis(ignore, column, axis=1)
+    valid = exists.any(axis=1)
+    exists, column = exists[valid], column[valid]
+
     distance = -similarity[valid]
     if ignore is not None:
-        distance[ignore[valid]] = np.inf  # to the very end, where they shift nobody's rank
-    order = np.argsort(distance, axis=1, kind="stable")
-
-    # The ranks of all positives, query after query: short beside the matrix they come from.
-    rank = np.nonzero(np.take_along_axis(match, order, axis=1))[1] + 1
-    positives = match.sum(axis=1)
-    end = np.cumsum(positives)
-    start = end - positives
-    k = np.arange(len(rank)) - np.repeat(start, positives) + 1
-    average_precision = np.add.reduceat(k / rank, start) / positives
-    inverse_negative_penalty = positives / rank[end - 1]
-    place = rank[start]
+        np.putmask(distance, ignore[valid], np.inf)  # to the very end: they shift nobody's rank
+    rank = _ranks(distance, column, exists)
+    positives = exists.sum(axis=1)
+    precision = np.where(k < positives[:, None], (k + 1) / rank, 0)
+    average_precision = precision.sum(axis=1) / positives
+    last = np.take_along_axis(rank, positives[:, None] - 1, axis=1)[:, 0]
+    place = rank[:, 0]
     if cmc == "identities":
-        place = _place_among_identities(order, gallery_ids, place)
-    return np.stack([place, average_precision, inverse_negative_penalty])
+        first = np.where(exists, np.take_along_axis(distance, column, axis=1), np.inf).min(axis=1)
+        nearest = np.minimum.reduceat(distance[:, by_identity], start, axis=1)
+        place = (nearest <= first[:, None]).sum(axis=1)  # those only ignored are infinitely far
+    return np.stack([place, average_precision, positives / last])
 
 
-def _place_among_identities(
-    order: np.ndarray, gallery_ids: np.ndarray, first: np.ndarray
-) -> np.ndarray:
-    """How many distinct identities appear up to rank ``first`` (V,) of each list ``order`` (V, G).
+def _ranks(distance: np.ndarray, column: np.ndarray, exists: np.ndarray) -> np.ndarray:
+    """Ranks (V, K), ascending, of the positives at ``column`` (V, K) of each row of ``distance``
+    (V, G), where they exist; what follows them in a row means nothing.
 
-    Ignored images rank behind every match, so an identity seen only in them is never counted.
+    Values are sorted and positives looked up in them, which is many times faster than to sort
+    columns. Only where a positive has its equal does the gallery's order matter: there
+    ``distance`` is replaced by each image's place in it, which is unique.
     """
-    rank = np.empty_like(order)
-    np.put_along_axis(rank, order, np.arange(1, len(gallery_ids) + 1)[None], axis=1)
-    by_identity = np.argsort(gallery_ids, kind="stable")
-    start = np.unique(gallery_ids[by_identity], return_index=True)[1]
-    best_rank = np.minimum.reduceat(rank[:, by_identity], start, axis=1)
-    return (best_rank <= first[:, None]).sum(axis=1)
+    own = np.where(exists, np.take_along_axis(distance, column, axis=1), np.inf)
+    own.sort(axis=1)
+    lists = torch.from_numpy(np.sort(distance, axis=1)), torch.from_numpy(own)
+    before = torch.searchsorted(*lists).numpy()
+    equal = torch.searchsorted(*lists, right=True).numpy() - before
+    tied = ((equal > 1) & np.isfinite(own)).any(axis=1)
+    if tied.any():
+        order = np.argsort(distance[tied], axis=1, kind="stable")
+        places = np.empty(order.shape, distance.dtype)
+        np.put_along_axis(places, order, np.arange(order.shape[1], dtype=places.dtype)[None], 1)
+        distance[tied] = places
+        return _ranks(distance, column, exists)
+    return before + 1
 
 
 def average(scores: list[np.ndarray], n_queries: int) -> dict[str, float | int]:

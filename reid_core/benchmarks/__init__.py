@@ -1,0 +1,1 @@
+"""Speed, measured side by side. Notebook 50 shows it."""
