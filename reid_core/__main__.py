@@ -273,4 +273,5 @@ def _rate(images: int, seconds: float) -> str:
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal has × and —
     sys.exit(main())
