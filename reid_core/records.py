@@ -224,13 +224,10 @@ def history(run: RunConfig) -> pd.DataFrame | None:
 def _read_history(path: Path) -> pd.DataFrame:
     try:
         table = pd.read_csv(path)
-        if (
-            not {"epoch", "total", "seconds"} <= set(table)
-            or len(table.columns) > table.select_dtypes("number").shape[1]
-        ):
-            raise ValueError(f"columns {list(table)}, expected epoch, total, seconds, and numbers")
+        if table.astype(float)[["epoch", "total", "seconds"]].isna().any(axis=None):
+            raise ValueError("a row that is cut short")
         return table
-    except (OSError, ValueError) as error:  # pandas' own are ValueErrors
+    except (OSError, KeyError, ValueError) as error:  # pandas' own are ValueErrors
         raise RunError(
             f"{shown(path)}: missing or damaged ({error}). If a spreadsheet has saved it, with "
             "commas in its numbers perhaps, delete it and train the run again: it is written anew "
