@@ -442,7 +442,7 @@ def test_a_dataset_that_is_gone_after_packing(dolls, whole, tmp_path):
     stop_after_the_first_epoch(dolls)
     picture = dolls / read_sysu(dolls)["path"][0]
     away = picture.rename(tmp_path / "away.jpg")
-    with pytest.raises(RunError, match="data is '.*' there"):  # what is left is another dataset
+    with pytest.raises(RunError, match=r"data is '.*' there"):  # what is left is another dataset
         fit(RUN, dolls)
     away.rename(picture)
     ends_as(whole, dolls)
