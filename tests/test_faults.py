@@ -583,7 +583,8 @@ lists = best_matches(trained)
 points = explain.tsne(explain.unit_features(trained))
 people = explain.choose_people(trained.index[trained.index["split"] == "test"], 2)
 seen = explain.person_maps(trained, people)
-figures.save(figures.top_lists(*lists.parts, "Ähnlich — title"), trained.folder / "figures", "top")
+top = figures.top_lists(*lists.parts, "\\u00c4hnlich \\u2014 title")
+figures.save(top, trained.folder / "figures", "top")
 history = trained.history.drop(columns="seconds").to_csv()
 made = {"metrics": repr(content["results"]), "history": history, "data": content["data"]}
 made |= {"lists": lists.matches.tobytes(), "points": points.tobytes(), "people": repr(people)}

@@ -18,6 +18,7 @@ from test_metrics import naive_metrics
 from reid_core.config import ConfigError, RunConfig, strictly
 from reid_core.data import DATASETS, DatasetError
 from reid_core.data.batches import CrossModalSampler
+from reid_core.data.images import fingerprint
 from reid_core.methods import configure
 from reid_core.retrieval import rank_metrics
 
@@ -192,10 +193,11 @@ def test_overrides_of_any_kind_are_taken_or_refused(overrides):
 
 HUGE = ("9" * 30, "9" * 5000)  # no int64, and more digits than Python converts
 TRICKS = ["..", ".", "", "/etc", "C:", "~", "\\", "%2e%2e", "\0", "a" * 300, "é", *HUGE]
-PART = st.sampled_from([*TRICKS, "Visible", "Thermal", "vis", "1", "2", "a_1.bmp", "b_1.bmp"])
-PATH = st.lists(PART | st.text(max_size=4), min_size=1, max_size=5).map("/".join)
+FOLDER = st.sampled_from(["Visible", "vis", "Thermal", "", "..", "/Visible", "./vis"])
+PERSON = st.sampled_from(["1", "2", "0001", "10", "..", "x", *HUGE])
+FILE = st.sampled_from(["a_1.bmp", "b_2.bmp", *TRICKS]) | st.text(max_size=4)
 LABEL = st.sampled_from(["0", "1", "", "-1", "x", *HUGE, "0 0", "٣"])
-LINE = st.builds(" ".join, st.tuples(PATH, LABEL)) | st.text(max_size=12)
+LINE = st.builds("{}/{}/{} {}".format, FOLDER, PERSON, FILE, LABEL) | st.text(max_size=12)
 WORD = st.sampled_from(["1", "2", "3", "", "../1", "1;2", *HUGE, "1e3", "٣"])
 BYTES = st.binary(max_size=30)
 LISTS = {
@@ -212,6 +214,7 @@ def read_or_refuse(name: str, root: Path) -> pd.DataFrame | None:
     except DatasetError as error:
         assert str(root) in str(error)
         return None
+    assert fingerprint(table, root)  # and it can be stored
     for path in table["path"]:
         assert (root / path).resolve().is_relative_to(root.resolve()) and (root / path).is_file()
     return table
