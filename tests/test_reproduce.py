@@ -118,8 +118,8 @@ def test_the_time_left_follows_the_records_and_this_machine(monkeypatch):
 
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_killed_reproduction_ends_as_one_that_was_not(kills, results, tmp_path):
-    """Of every three kills of a run one comes at any moment, two while it packs, trains, measures
-    or draws; every second one leaves the kernel behind, which then works on for a while."""
+    """At any moment, or soon after the kernel has begun its notebook; every second kill leaves the
+    kernel behind, which then works on for a while."""
     runs = [f"{ONE}/seed{seed}" for seed in range(5, 5 + -(-kills // 3))]
     command = [sys.executable, "-m", "reid_core", "reproduce", "--jobs", "1", "--only"]
     elsewhere = {**os.environ, "REID_RESULTS": str(tmp_path / "whole")}
@@ -142,7 +142,7 @@ def test_a_killed_reproduction_ends_as_one_that_was_not(kills, results, tmp_path
         process.wait()
         for kernel in kernels:
             kernel.kill()
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while subprocess.run([*command, *runs], cwd=ROOT).returncode != 0:
         assert time.monotonic() < deadline, "a killed one's kernel lives on"
     for run in runs:
