@@ -301,4 +301,5 @@ def _rate(images: int, seconds: float) -> str:
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal has × and —
     sys.exit(main())

@@ -13,7 +13,7 @@ from reid_core.paths import PROFILES, shown
 
 T = TypeVar("T")
 Positive = Annotated[int, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
+NotNegative = Annotated[float, Field(ge=0, le=1e9)]  # beyond, a whole number may be no float
 Probability = Annotated[float, Field(ge=0, le=1)]
 Dataset = Literal[
     "paperdolls-sysu",
@@ -79,7 +79,7 @@ class RunConfig:
     nesterov: bool = True
     weight_decay: NotNegative = 5e-4
     warmup: NotNegative = 10  # epochs of linear growth
-    milestones: tuple[float, ...] = (20, 50)  # epochs at which lr is multiplied by gamma
+    milestones: tuple[NotNegative, ...] = (20, 50)  # epochs at which lr is multiplied by gamma
     gamma: NotNegative = 0.1
     precision: Literal["bf16", "fp32"] = "bf16"
     rerank: bool = False  # measure every protocol with re-ranking too, see retrieval/rerank.py
@@ -116,7 +116,7 @@ def strictly(cls: type[T], values: Mapping[str, Any], name: str) -> T:
             raise ConfigError(f"{name}: unknown setting '{key}'. Choices: {', '.join(known)}.")
         try:
             json.dumps(value, allow_nan=False)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RecursionError):
             raise ConfigError(f"{name}: {key} is {value!r}, which JSON cannot store.") from None
     try:
         # JSON is the form in which settings are stored, and there a list may stand for a tuple

@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from reid_core.paths import atomic_file
+
 RIGHT, WRONG, NEUTRAL = "#009E73", "#D55E00", "#000000"
 LINES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 STYLES = ("-", "--", "-.", ":")
@@ -25,12 +27,15 @@ _RANKS = "rank in the gallery · green, solid, ✓: same person · red, dashed, 
 def save(figure: Figure, folder: Path, name: str, *, vector: bool = True) -> Path:
     """Writes ``name.png`` (150 dpi) and, for plots, ``name.svg`` into ``folder``; returns the PNG's
     path. Pictures (``vector=False``) get no SVG, which would only wrap their pixels."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.png"
-    figure.savefig(path, dpi=150, bbox_inches="tight", metadata={"Software": None})
+    with atomic_file(path) as file:  # one that is there counts as drawn
+        figure.savefig(
+            file, format="png", dpi=150, bbox_inches="tight", metadata={"Software": None}
+        )
     if vector:
-        with rc_context({"svg.hashsalt": name}):  # its ids, else random: same data, same file
-            figure.savefig(folder / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
+        # its ids, else random: same data, same file
+        with rc_context({"svg.hashsalt": name}), atomic_file(path.with_suffix(".svg")) as file:
+            figure.savefig(file, format="svg", bbox_inches="tight", metadata={"Date": None})
     return path
 
 

@@ -1,11 +1,13 @@
 """Where things live, found from this file and never from the working directory.
 
 Two environment variables move what is written: ``REID_DATA`` (datasets and packed images) and
-``REID_RESULTS`` (run folders). Tests use them to keep out of a user's own results.
+``REID_RESULTS`` (run folders); a relative one begins at the project, because a notebook's kernel
+works in another folder than the shell that started it. Tests use them to keep out of a user's own
+results.
 """
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,12 +22,12 @@ PUBLISHED = ROOT / "results" / "published"
 
 def data_folder() -> Path:
     """Datasets, and under ``cache`` their packed images."""
-    return Path(os.environ.get("REID_DATA", ROOT / "data"))
+    return ROOT / (os.environ.get("REID_DATA") or "data")
 
 
 def results_folder() -> Path:
     """Results of this machine; run folders live in its ``runs``."""
-    return Path(os.environ.get("REID_RESULTS", ROOT / "results"))
+    return ROOT / (os.environ.get("REID_RESULTS") or "results")
 
 
 def shown(path: Path) -> str:
@@ -36,30 +38,39 @@ def shown(path: Path) -> str:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, *, locked: bool = False) -> Iterator[BinaryIO]:
     """A binary file to write to. When the block ends it becomes ``path``, which so holds either its
     old or its whole new content, whatever happens to the process or the disk meanwhile.
+
+    A process that is killed leaves what it had written under a name of its own, beginning with a
+    dot. Who holds a lock for ``path`` says so (``locked``): then that name is always the same, and
+    however often a large file's writer is killed, one remainder lies there and is written over.
 
     Raises
     ------
     OSError
-        The disk refuses the content; ``path`` keeps what it had.
+        The disk refuses the content; names ``path``, which keeps what it had.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{'part' if locked else secrets.token_hex(4)}")
     try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)  # mkstemp's 0600 would hide results from a group's other members
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:  # of a full disk the system says neither which file nor what is left
+        what = f"cannot be written ({error.strerror or error}); what was there before is kept"
+        raise OSError(error.errno, what, shown(path)) from None
 
 
-def write_atomically(path: Path, content: bytes | str) -> None:
+def write_atomically(
+    path: Path, content: bytes | memoryview | str, *, locked: bool = False
+) -> None:
     """Writes ``content``, text as UTF-8, through `atomic_file`."""
-    with atomic_file(path) as file:
+    with atomic_file(path, locked=locked) as file:
         file.write(content.encode() if isinstance(content, str) else content)

@@ -6,7 +6,6 @@
 
 import json
 import platform
-import shutil
 import subprocess
 from dataclasses import fields
 from importlib.metadata import version
@@ -76,35 +75,40 @@ def open_folder(run: RunConfig, data: str, device: torch.device) -> Path:
     """
     folder = folder_of(run)
     if any((folder / name).exists() for name in ("checkpoint.pt", "metrics.json")):
-        _require_same(read_json(folder / "params.json"), run, folder, data)
+        asked = {"config": run.to_dict(), "data": data}
+        require_same(read_json(folder / "params.json"), asked, folder)
     elif distributed.rank() == 0:
         content = {"config": run.to_dict(), "data": data, "provenance": provenance(device)}
         write_atomically(folder / "params.json", json.dumps(content, indent=1) + "\n")
     return folder
 
 
-def _require_same(
-    found: dict[str, Any], run: RunConfig, folder: Path, data: str | None = None
-) -> None:
-    """``data`` None leaves the dataset out of the comparison."""
-    there, asked = _DEFAULTS | _flat(found["config"]), _flat(run.to_dict())
-    if data is not None:
-        there, asked = there | {"data": found["data"]}, asked | {"data": data}
+def require_same(found: dict[str, Any], asked: dict[str, Any], where: Path) -> None:
+    """Compares ``config`` and, where it is ``asked`` for, ``data``.
+
+    Raises
+    ------
+    RunError
+        What was ``found`` at ``where`` is of other settings or data; names each.
+    """
+    there, here = _DEFAULTS | _flat(found["config"]), _flat(asked["config"])
+    if "data" in asked:
+        there, here = there | {"data": found["data"]}, here | {"data": asked["data"]}
     differences = [
-        f"{key} is {there.get(key)!r} there, {asked.get(key)!r} asked"
-        for key in sorted(there.keys() | asked.keys())
-        if there.get(key) != asked.get(key)
+        f"{key} is {there.get(key)!r} there, {here.get(key)!r} asked"
+        for key in sorted(there.keys() | here.keys())
+        if there.get(key) != here.get(key)
     ]
     if differences:
         raise RunError(
-            f"{shown(folder)}: this run exists with other settings: {'; '.join(differences)}. "
+            f"{shown(where)}: this run exists with other settings: {'; '.join(differences)}. "
             "Choose another seed or profile, or delete the folder to run it anew."
         )
 
 
 def _flat(config: dict[str, Any]) -> dict[str, Any]:
     """Settings of the run and of its model side by side; no name is in both."""
-    return {k: v for k, v in config.items() if k != "model"} | config["model"]
+    return {k: v for k, v in config.items() if k != "model"} | config.get("model", {})
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -117,10 +121,12 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if not {"config", "data"} <= content.keys():
+        whole = isinstance(content, dict) and {"config", "data"} <= content.keys()
+        config = content["config"] if whole else None
+        if not isinstance(config, dict) or not isinstance(config.get("model", {}), dict):
             raise ValueError("no config or no data in it")
         return content
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(
             f"{shown(path)}: missing or damaged ({error}). Delete the run's folder "
             f"{shown(path.parent)} and run it again."
@@ -148,7 +154,7 @@ def finished(run: RunConfig) -> dict[str, Any] | None:
     if not path.exists():
         return None
     content = read_json(path)
-    _require_same(content, run, path.parent)
+    require_same(content, {"config": run.to_dict()}, path.parent)
     return content
 
 
@@ -164,9 +170,8 @@ def publish(folder: Path) -> Path:
     if not (folder / "metrics.json").exists():
         raise RunError(f"{shown(folder)}: not finished (no metrics.json); nothing to publish.")
     target = REPORTED / "runs" / folder.relative_to(results_folder() / "runs")
-    target.mkdir(parents=True, exist_ok=True)
     for name in SMALL_FILES:
-        shutil.copyfile(folder / name, target / name)
+        write_atomically(target / name, (folder / name).read_bytes())
     return target
 
 
@@ -181,22 +186,53 @@ def table(profile: str = "*", *, records_only: bool = False) -> pd.DataFrame:
         del places["run"]
     for source, root in places.items():
         for path in sorted(root.glob(f"{profile}/*/*/*/*/metrics.json")):
-            content = read_json(path)
-            run = {key: content["config"][key] for key in _KEYS} | {"settings": _common(content)}
             name = path.parent.relative_to(root).as_posix()
-            rows[name] = [{**run, **result, "source": source} for result in content["results"]]
+            rows[name] = [row | {"source": source} for row in _evaluations(path)]
     every = [row for name in sorted(rows) for row in rows[name]]
     return pd.DataFrame(every) if every else pd.DataFrame(columns=[*_KEYS, "settings", "source"])
 
 
+def _evaluations(path: Path) -> list[dict[str, Any]]:
+    """The rows of `table` that one ``metrics.json`` makes."""
+    content = read_json(path)
+    try:
+        run = {key: content["config"][key] for key in _KEYS} | {"settings": _common(content)}
+        return [run | result for result in content["results"]]
+    except (KeyError, TypeError) as error:
+        raise RunError(
+            f"{shown(path)}: damaged ({type(error).__name__}: {error}). Put the file back, or "
+            "delete it: the run is then measured again."
+        ) from None
+
+
 def history(run: RunConfig) -> pd.DataFrame | None:
     """The history of a finished run: this machine's, or else the committed record's, whatever its
-    settings; None where there is neither."""
+    settings; None where there is neither.
+
+    Raises
+    ------
+    RunError
+        ``history.csv`` is missing or damaged.
+    """
     for root in (results_folder(), REPORTED):
         folder = root / "runs" / run.folder_name()
         if (folder / "metrics.json").exists():
-            return pd.read_csv(folder / "history.csv")
+            return _read_history(folder / "history.csv")
     return None
+
+
+def _read_history(path: Path) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(path)
+        if table.astype(float)[["epoch", "total", "seconds"]].isna().any(axis=None):
+            raise ValueError("a row that is cut short")
+        return table
+    except (OSError, KeyError, ValueError) as error:  # pandas' own are ValueErrors
+        raise RunError(
+            f"{shown(path)}: missing or damaged ({error}). If a spreadsheet has saved it, with "
+            "commas in its numbers perhaps, delete it and train the run again: it is written anew "
+            "from the checkpoint."
+        ) from None
 
 
 def _common(content: dict[str, Any]) -> str:

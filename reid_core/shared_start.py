@@ -2,13 +2,12 @@
 
 A method's ``LATE`` names such settings, each with the one that holds the first epoch in which it
 acts. The run that trains the shared epochs keeps the checkpoint after them as ``shared-<key>.pt``;
-one that begins later, equal in everything else that decides them, begins with a copy of it. It ends
+one that begins later, equal in everything else that decides them, begins with it. It ends
 bit for bit where it would have ended, and its ``params.json`` says whose start it has.
 """
 
 import hashlib
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,28 +51,24 @@ class SharedStart:
         key = hashlib.sha256(content.encode()).hexdigest()[:16]
         return SharedStart(folder / f"shared-{key}.pt", shared_epochs(run))
 
-    def take(self) -> None:
-        """Begins a run that has no checkpoint yet with a sibling's, where one was kept."""
+    def find(self) -> Path | None:
+        """For a run that has no checkpoint yet a sibling's, where one was kept."""
         folder = self.path.parent
         if (folder / "checkpoint.pt").exists():
-            return
+            return None
         for found in sorted(folder.parent.parent.glob(f"*/{folder.name}/{self.path.name}")):
             variant = found.parent.parent.name
             print(f"epochs 1 to {self.epochs} are those of {variant}, trained before", flush=True)
-            params = records.read_json(folder / "params.json")
-            params["begun_by"] = {"variant": variant, "epochs": self.epochs}
-            write_atomically(folder / "params.json", json.dumps(params, indent=1) + "\n")
-            _copy(found, folder / "checkpoint.pt")
-            return
+            if distributed.rank() == 0:
+                params = records.read_json(folder / "params.json")
+                params["begun_by"] = {"variant": variant, "epochs": self.epochs}
+                content = json.dumps(params, indent=1) + "\n"
+                write_atomically(folder / "params.json", content)
+            return found
+        return None
 
     def keep(self, epochs: int) -> None:
         """Keeps the folder's checkpoint, after ``epochs``, if these are the shared ones."""
         if epochs == self.epochs and distributed.rank() == 0:
-            _copy(self.path.parent / "checkpoint.pt", self.path)
-
-
-def _copy(source: Path, target: Path) -> None:
-    """What is at ``target`` is whole, whenever the process is killed."""
-    temporary = target.with_name(f".{target.name}")
-    shutil.copyfile(source, temporary)
-    temporary.replace(target)
+            content = (self.path.parent / "checkpoint.pt").read_bytes()
+            write_atomically(self.path, content, locked=True)

@@ -173,7 +173,7 @@ def obtain(run: RunConfig, index: pd.DataFrame, root: Path, device: torch.device
     Raises
     ------
     RunError
-        The folder's network is of another recipe or of other data.
+        The folder's network is of another recipe or of other data, or damaged.
     """
     recipe, folder = recipe_of(run), folder_of(run)
     asked = {"config": asdict(recipe) | {"seed": run.seed}, "data": fingerprint(index, root)}
@@ -189,8 +189,14 @@ def obtain(run: RunConfig, index: pd.DataFrame, root: Path, device: torch.device
                 "anew."
             )
     network = SRCNN(recipe.shuffle, recipe.dropout, recipe.start).to(device)
-    weights = torch.load(folder / "weights.pt", map_location=device, weights_only=True)
-    network.load_state_dict(weights)
+    try:
+        weights = torch.load(folder / "weights.pt", map_location=device, weights_only=True)
+        network.load_state_dict(weights)
+    except Exception as error:  # of damaged bytes torch.load may make any
+        raise records.RunError(
+            f"{shown(folder / 'weights.pt')}: missing or damaged ({type(error).__name__}). Delete "
+            "its folder to train it anew."
+        ) from None
     return network.eval()
 
 

@@ -50,7 +50,14 @@ def published(paper: str) -> pd.DataFrame:
         known = ", ".join(sorted(p.stem for p in PUBLISHED.glob("*.csv")))
         raise ValueError(f"{shown(path)}: no such file; published numbers exist of {known}.")
     texts = [c for c in COLUMNS if c != "value"]
-    table = pd.read_csv(path, dtype=dict.fromkeys(texts, str), keep_default_na=False, na_values="")
+    types = dict.fromkeys(texts, str) | {"value": float}
+    try:
+        table = pd.read_csv(path, dtype=types, keep_default_na=False, na_values="")
+    except ValueError as error:  # pandas' own are ValueErrors
+        raise ValueError(
+            f"{shown(path)}: cannot be read ({error}), expected commas between columns and points "
+            "in numbers. Restore it: git checkout results/published"
+        ) from None
     if list(table) != COLUMNS:
         raise ValueError(f"{shown(path)}: found columns {list(table)}, expected {COLUMNS}.")
     return table.fillna(dict.fromkeys(texts, ""))

@@ -1,7 +1,8 @@
 """``fit(run)``: trains a run's model, exactly resumable, knowing no method."""
 
-import os
+import io
 import time
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from reid_core.config import RunConfig
 from reid_core.data.augment import Augment
 from reid_core.data.batches import Batch, CrossModalSampler, training_batches
 from reid_core.data.datasets import obtain, read
-from reid_core.data.images import PackedImages, fingerprint, pack
+from reid_core.data.images import PackedImages, digest, fingerprint, pack
 from reid_core.data.index import DatasetError
 from reid_core.methods import build
 from reid_core.paths import shown, write_atomically
@@ -123,7 +124,7 @@ def fit(
             content = fingerprint(index, root)
             folder = records.open_folder(run, content, place)
             start = SharedStart.of(run, folder, content, place)
-            start.take()
+            begun = start.find()
             pixels = pack(index, root, run.height, run.width)
         splits = ["train", "val"] if run.evaluate_on == "test" else ["train"]
         training = index[index["split"].isin(splits)]
@@ -133,7 +134,12 @@ def fit(
         torch.manual_seed(run.seed)
         model = build(run, len(sampler.classes)).to(place, memory_format=torch.channels_last)
         optimizer = make_optimizer(run, model)
-        history = _resume(folder, model, optimizer, place)
+        # a checkpoint says itself whose it is: files get copied, and two models may have one shape
+        owner = {"config": run.to_dict(), "data": digest(index, root)}
+        if begun is None:
+            history = _resume(folder / "checkpoint.pt", model, optimizer, place, owner)
+        else:
+            history = _resume(begun, model, optimizer, place)
         distributed.require_same(data=content, epochs=len(history))
         augment = Augment(run.pad, run.flip, run.erase, run.grayscale, run.trivial_augment)
         progress = Progress(run.epochs, sampler.steps, len(history))
@@ -156,7 +162,7 @@ def fit(
             history.append(row | {"seconds": round(time.perf_counter() - started, 2)})
             if after_epoch is not None:
                 history[-1] |= after_epoch(so_far())
-            _checkpoint(folder, model, optimizer, history)
+            _checkpoint(folder, model, optimizer, history, owner)
             if whole:
                 start.keep(len(history))
             progress.epoch_done(history[-1])
@@ -237,6 +243,7 @@ def _checkpoint(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     history: list[dict[str, Any]],
+    owner: dict[str, Any],
 ) -> None:
     """Keeps what the next epoch needs, unless the epoch's last step ruined it."""
     for name, value in model.state_dict().items():
@@ -246,26 +253,37 @@ def _checkpoint(
     if distributed.rank() > 0:
         return
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
-    temporary = folder / ".checkpoint.pt"  # always this name: a killed run leaves one at most
-    with temporary.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(folder / "checkpoint.pt")
+    content = io.BytesIO()  # of a full disk torch.save would say "enforce fail at inline_container"
+    torch.save(state | {"owner": owner}, content)
+    write_atomically(folder / "checkpoint.pt", content.getbuffer(), locked=True)
 
 
 def _resume(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    device: torch.device,
+    owner: dict[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
-    """Loads the folder's checkpoint, if there is one, and returns its history."""
-    path = folder / "checkpoint.pt"
+    """Loads the checkpoint, if there is one, and returns its history. It must be ``owner``'s, where
+    its name does not say already what it holds."""
     if not path.exists():
         return []
     try:
+        with zipfile.ZipFile(path) as archive:
+            if spoiled := archive.testzip():  # torch.load looks at no checksum
+                raise ValueError(f"checksum of {spoiled}")
         state = torch.load(path, map_location=device, weights_only=True)
+        if owner and "owner" in state:  # checkpoints have had one since there are checks
+            records.require_same(state["owner"], owner, path)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
+        epochs = [row["epoch"] for row in state["history"]]
+        if not epochs or epochs != list(range(1, len(epochs) + 1)):
+            raise ValueError(f"history of the epochs {epochs}")
         return state["history"]
+    except records.RunError:
+        raise
     except Exception as error:  # of damaged bytes torch.load may make any
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise records.RunError(
@@ -281,11 +299,17 @@ def _alone(folder: Path) -> Iterator[None]:
         with redirect_stdout(None):
             yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / ".lock", timeout=0):
-            yield
+        folder.mkdir(parents=True, exist_ok=True)
+        held = FileLock(folder / ".lock").acquire(timeout=0)
     except Timeout:
         raise records.RunError(
             f"{shown(folder)}: another process is training this run. Wait for it, or stop it."
         ) from None
+    except OSError as error:
+        raise records.RunError(
+            f"{shown(folder)}: cannot be written to or locked ({error.strerror or error}). Name a "
+            "folder for results that can, on this machine's own disk, with REID_RESULTS."
+        ) from None
+    with held:
+        yield

@@ -1,14 +1,17 @@
 """What is missing is run, what is finished is not, and a failure stops nothing but itself."""
 
+import contextlib
 import json
 import os
-import signal
+import random
 import subprocess
 import sys
 import time
 
 import nbformat
+import psutil
 import pytest
+from test_resume import assert_same_run
 
 from reid_core import clock, records, reproduce
 from reid_core.__main__ import main
@@ -162,22 +165,34 @@ def test_other_settings_in_its_place_are_left_alone_and_named(results, monkeypat
     assert "lr is 0.5 there" in failed[job.name]
 
 
-def test_a_killed_reproduction_ends_as_one_that_was_not(results, tmp_path):
-    command = [sys.executable, "-m", "reid_core", "reproduce", "--only"]
-    run, other = f"{ONE}/seed5", tmp_path / "again"
-    process = subprocess.Popen([*command, run], cwd=ROOT)
-    while not (results / run / "checkpoint.pt").exists():
-        assert process.poll() is None, "it ended before it could be killed"
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    deadline = time.monotonic() + 60
-    while (code := subprocess.run([*command, run], cwd=ROOT).returncode) != 0:
-        assert time.monotonic() < deadline, "the killed one's kernel lives on"
-    assert code == 0
-    subprocess.run(
-        [*command, run], cwd=ROOT, check=True, env={**os.environ, "REID_RESULTS": str(other)}
-    )
-    whole = json.loads((other / "runs" / run / "metrics.json").read_text())
-    resumed = json.loads((results / run / "metrics.json").read_text())
-    assert resumed["results"] == whole["results"]
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_killed_reproduction_ends_as_one_that_was_not(kills, results, tmp_path):
+    """At any moment, or soon after the kernel has begun its notebook; every second kill leaves the
+    kernel behind, which then works on for a while."""
+    runs = [f"{ONE}/seed{seed}" for seed in range(5, 5 + -(-kills // 3))]
+    command = [sys.executable, "-m", "reid_core", "reproduce", "--jobs", "1", "--only"]
+    elsewhere = {**os.environ, "REID_RESULTS": str(tmp_path / "whole")}
+    begun = time.monotonic()
+    subprocess.run([*command, *runs], cwd=ROOT, check=True, env=elsewhere)
+    lasted = (time.monotonic() - begun) / len(runs)
+    moments = random.Random(9)
+    for number in range(kills):
+        run = runs[number // 3]
+        process = subprocess.Popen([*command, run], cwd=ROOT)
+        while number % 3 and process.poll() is None and not (results / run).exists():
+            time.sleep(0.02)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(moments.uniform(0, 0.3 if number % 3 else 1) * lasted)
+        process.poll()
+        kernels = []
+        if number % 2 and process.returncode is None:
+            kernels = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        process.wait()
+        for kernel in kernels:
+            kernel.kill()
+    deadline = time.monotonic() + 600
+    while subprocess.run([*command, *runs], cwd=ROOT).returncode != 0:
+        assert time.monotonic() < deadline, "a killed one's kernel lives on"
+    for run in runs:
+        assert_same_run(results / run, tmp_path / "whole" / "runs" / run)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from filelock import FileLock
 from PIL import Image
 
 from reid_core.data.index import DatasetError
@@ -34,6 +35,24 @@ def fingerprint(index: pd.DataFrame, root: Path) -> str:
     for stat in _stats(index, root):
         digest.update(b"%d\n" % stat.st_size)
     return digest.hexdigest()[:16]
+
+
+def digest(index: pd.DataFrame, root: Path) -> str:
+    """As `fingerprint`, but of every byte of every file, which takes a second for 20 000 pictures:
+    it also tells apart what has the same names and sizes, as all of RegDB's pictures have.
+
+    Raises
+    ------
+    DatasetError
+        A listed file cannot be read.
+    """
+    whole = hashlib.sha256(fingerprint(index, root).encode())
+    for path in index["path"]:
+        try:
+            whole.update((root / path).read_bytes())
+        except OSError as error:
+            raise _unreadable(root / path, error) from None
+    return whole.hexdigest()[:16]
 
 
 def _cache_key(index: pd.DataFrame, root: Path) -> str:
@@ -136,8 +155,8 @@ def pack(index: pd.DataFrame, root: Path, height: int, width: int) -> PackedImag
     """Decodes every picture of ``index`` once; later calls and other processes reuse the file that
     ``packed_file`` names.
 
-    The file is written whole before it gets its name, so two processes that start at once disturb
-    each other no more than by doing the work twice.
+    The file is written whole before it gets its name, and of two processes that start at once the
+    second waits for the first one's.
 
     Raises
     ------
@@ -161,7 +180,7 @@ def pack_pictures(
     target: Path, pictures: Iterable[np.ndarray], count: int, height: int, width: int
 ) -> None:
     """Writes ``count`` pictures (height, width, 3) uint8 to a file for `PackedImages`, whole or not
-    at all.
+    at all, unless another process has done so meanwhile.
 
     Raises
     ------
@@ -169,11 +188,15 @@ def pack_pictures(
         The file cannot be written.
     """
     header = {"descr": "|u1", "fortran_order": False, "shape": (count, height, width, 3)}
+    cache = target.parent
     try:
-        with atomic_file(target) as file:
-            np.lib.format.write_array_header_1_0(file, header)
-            for picture in pictures:
-                file.write(picture.tobytes())
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(cache.with_name(f".{cache.name}.lock")):
+            if not target.exists():
+                with atomic_file(target, locked=True) as file:
+                    np.lib.format.write_array_header_1_0(file, header)
+                    for picture in pictures:
+                        file.write(picture.tobytes())
     except OSError as error:
         raise DatasetError(
             f"{shown(target.parent)}: packed pictures cannot be written here ({error}). Free "

@@ -32,6 +32,7 @@ import pandas as pd
 from reid_core.paths import shown
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+NUMBER = "[0-9]{1,9}"  # of a person, a label or a camera: what every table can hold
 
 
 class DatasetError(ValueError):
@@ -109,7 +110,7 @@ def parse_ids(path: str, text: str, defects: list[Defect]) -> list[int]:
     words = [word.strip() for word in re.split(r"[,\r\n]", text)]
     ids = []
     for word in filter(None, words):
-        if re.fullmatch("[0-9]+", word):
+        if re.fullmatch(NUMBER, word):
             ids.append(int(word))
         else:
             advice = "write identities as whole numbers, separated by commas"
@@ -129,23 +130,45 @@ def list_defects(path: str, entries: list, what: str) -> Iterator[Defect]:
 
 
 def read_text(root: Path, path: str, expected: str, defects: list[Defect]) -> str | None:
-    """The content of a list, or None and an error where it is missing."""
-    file = root / path
-    if file.is_file():
+    """The content of a list, or None and an error where it is missing or cannot be read."""
+    try:
         # a wrong encoding must end as an error of the line it spoils, not as a traceback
-        return file.read_text(encoding="utf-8-sig", errors="replace")
+        return (root / path).read_text(encoding="utf-8-sig", errors="replace")
+    except OSError as error:
+        found = "missing" if isinstance(error, FileNotFoundError) else f"unreadable ({error})"
     advice = "copy it from the dataset; without it an image has no split"
-    defects.append(Defect(path, f"missing, expected {expected}", "error", advice))
+    defects.append(Defect(path, f"{found}, expected {expected}", "error", advice))
     return None
+
+
+def contents(root: Path, path: str, defects: list[Defect]) -> list[Path]:
+    """What is in a folder, by name; nothing and an error where it cannot be read, and an error for
+    a name that is no text: no table could hold it."""
+    try:
+        found = sorted((root / path).iterdir())
+    except OSError as error:
+        state = "missing" if isinstance(error, FileNotFoundError) else f"unreadable ({error})"
+        advice = "copy it from the dataset, and allow this user to read it"
+        defects.append(Defect(path, f"{state}, expected a folder", "error", advice))
+        return []
+    odd = [file for file in found if not file.name.isprintable()]
+    for file in odd:
+        defect = f"holds a file named {file.name!r}, expected a name in UTF-8"
+        defects.append(Defect(path, defect, "error", "rename the file, or remove it"))
+    return [file for file in found if file not in odd]
+
+
+def is_file(path: Path) -> bool:
+    """As Path.is_file, which raises for some paths that lead nowhere."""
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long, a folder that may not be entered
+        return False
 
 
 def identity_folders(root: Path, camera: str, defects: list[Defect]) -> Iterator[tuple[int, Path]]:
     """The folders of one camera that are named with an identity's four digits."""
-    if not (root / camera).is_dir():
-        advice = "copy it from the dataset: every camera has its folder"
-        defects.append(Defect(camera, "missing, expected a folder", "error", advice))
-        return
-    for folder in sorted((root / camera).iterdir()):
+    for folder in contents(root, camera, defects):
         if re.fullmatch("[0-9]{4}", folder.name):
             yield int(folder.name), folder
         elif re.fullmatch("[0-9]+", folder.name):
@@ -175,7 +198,7 @@ def read_image_list(
         if not line.strip():
             continue
         # matched as a whole, so that neither an absolute path nor '..' gets through
-        match = re.fullmatch(rf"({folder}/([0-9]+)/[^/\\]+?)\s+([0-9]+)", line.strip())
+        match = re.fullmatch(rf"({folder}/({NUMBER})/[^/\\]+?)\s+({NUMBER})", line.strip())
         if not match:
             defect = f"line {number}: {line.strip()!r} is not of the form {form}"
             advice = "paths in a list are relative to the dataset's folder and stay inside it"
@@ -187,7 +210,7 @@ def read_image_list(
             defect = f"line {number}: {image} has label {label} here, another one above"
             defects.append(Defect(path, defect, "error", "keep the line with the right label"))
     for image in images:
-        if not (root / image).is_file():
+        if not is_file(root / image):
             advice = "copy it from the dataset, or remove its line from every list"
             defects.append(Defect(image, "listed, but there is no such file", "error", advice))
     defects.extend(list_defects(path, listed, "image"))

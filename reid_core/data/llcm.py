@@ -21,10 +21,12 @@ import pandas as pd
 
 from reid_core.data.index import (
     IMAGE_SUFFIXES,
+    NUMBER,
     Defect,
     Row,
     absence_defects,
     accept,
+    contents,
     identity_folders,
     label_defects,
     make_index,
@@ -88,7 +90,7 @@ def _train_rows(root: Path, defects: list[Defect]) -> list[Row]:
     for folder, modality in TRAIN_FOLDERS.items():
         listed = read_image_list(root, f"idx/train_{folder}.txt", folder, defects)
         for image, frame in number_within_folders(listed).items():
-            camera = re.search(r"_c([0-9]+)_", image)
+            camera = re.search(rf"_c({NUMBER})_", image)
             number = int(camera[1]) if camera else 0
             rows.append(Row(image, listed[image][0], number, modality, "train", frame))
         images |= listed
@@ -101,7 +103,8 @@ def _test_rows(root: Path, test_ids: list[int], defects: list[Defect]) -> list[R
     for camera_folder, (camera, modality) in TEST_FOLDERS.items():
         for identity, folder in identity_folders(root, camera_folder, defects):
             if identity in test_ids:
-                files = [file.relative_to(root).as_posix() for file in folder.iterdir()]
+                place = folder.relative_to(root).as_posix()
+                files = [f"{place}/{file.name}" for file in contents(root, place, defects)]
                 images = [file for file in files if file.lower().endswith(IMAGE_SUFFIXES)]
                 for path, frame in number_within_folders(images).items():
                     rows.append(Row(path, identity, camera, modality, "test", frame))

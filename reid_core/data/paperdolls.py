@@ -87,6 +87,8 @@ def _run(
     _require_possible(settings | {"workers": workers})
     root = root.resolve()
     recorded = json.dumps({"drawing": DRAWING, **settings}, indent=1) + "\n"
+    if _is_complete(root, recorded):  # in a folder that may be read-only: nothing to lock
+        return 0
     root.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(root.parent / f".{root.name}.lock"):  # of two at once, the second has no work
         if _is_complete(root, recorded):

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from scipy.io import loadmat
 
@@ -16,7 +17,9 @@ from reid_core.data.index import (
     Row,
     absence_defects,
     accept,
+    contents,
     identity_folders,
+    is_file,
     list_defects,
     make_index,
     parse_ids,
@@ -80,7 +83,7 @@ def left_out(path: str, identities: dict[str, set[int]]) -> bool:
 
 def _list_path(root: Path, split: str) -> str:
     text, matlab = f"exp/{split}_id.txt", f"exp/{split}_id.mat"
-    return matlab if (root / matlab).is_file() and not (root / text).is_file() else text
+    return matlab if is_file(root / matlab) and not is_file(root / text) else text
 
 
 def _read_ids(root: Path, path: str, defects: list[Defect]) -> list[int]:
@@ -93,7 +96,10 @@ def _read_ids(root: Path, path: str, defects: list[Defect]) -> list[int]:
 
 def _read_matlab_ids(root: Path, path: str, defects: list[Defect]) -> list[int]:
     try:
-        ids = [int(identity) for identity in loadmat(root / path)["id"].ravel()]
+        ids = np.asarray(loadmat(root / path)["id"]).ravel()
+        if not np.array_equal(ids, np.clip(ids, 0, 10**9).astype(int)):
+            raise ValueError("what is no whole number from 0 to 10⁹ is no identity")
+        ids = ids.astype(int).tolist()
     except Exception as error:  # a damaged .mat makes scipy raise nearly anything
         defect = f"unreadable ({error}), expected a MATLAB file with the key 'id'"
         defects.append(Defect(path, defect, "error", "copy it again from the dataset"))
@@ -103,7 +109,7 @@ def _read_matlab_ids(root: Path, path: str, defects: list[Defect]) -> list[int]:
 
 
 def _numbered_images(root: Path, folder: Path, defects: list[Defect]) -> Iterator[tuple[int, str]]:
-    for image in folder.iterdir():
+    for image in contents(root, folder.relative_to(root).as_posix(), defects):
         path = image.relative_to(root).as_posix()
         if re.fullmatch(r"(?!0000)[0-9]{4}\.jpg", image.name):
             yield int(image.stem), path

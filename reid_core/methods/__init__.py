@@ -100,13 +100,12 @@ def configure(
 
 def _applying(layer: Mapping[str, Any], source: str, kind: str, method: str) -> dict[str, Any]:
     """The settings in ``layer`` that hold for a method on a dataset of layout ``kind``."""
+    if not isinstance(layer, Mapping):
+        raise ConfigError(f"{source}: found {layer!r}, expected a mapping of settings.")
     chosen = {k: v for k, v in layer.items() if k not in (*DATASETS, *METHODS)}
     for name in (kind, method):
         if name in layer:
-            section, where = layer[name], f"{source}, {name}"
-            if not isinstance(section, Mapping):
-                raise ConfigError(f"{where}: found {section!r}, expected a mapping of settings.")
-            chosen |= _applying(section, where, kind, method)
+            chosen |= _applying(layer[name], f"{source}, {name}", kind, method)
     return chosen
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from reid_core.data.augment import normalise
 from reid_core.data.images import decode
 from reid_core.layers.two_stream import MODALITIES
-from reid_core.retrieval.features import evaluation_rows
+from reid_core.retrieval.features import evaluation_rows, kept_features
 from reid_core.retrieval.lists import HEIGHT, WIDTH
 from reid_core.retrieval.metrics import unit_rows
 from reid_core.train import Trained
@@ -27,7 +27,7 @@ Grid = tuple[int, int]  # rows and columns
 def unit_features(trained: Trained) -> np.ndarray:
     """A measured run's features (N, D), each of length one because retrieval compares by cosine,
     in the order of ``evaluation_rows``."""
-    return unit_rows(np.load(trained.folder / "features.npy"))
+    return unit_rows(kept_features(trained))
 
 
 def choose_people(images: pd.DataFrame, people: int, seed: int = 0) -> list[int]:

@@ -13,7 +13,8 @@ from reid_core import records
 from reid_core.data.augment import normalise
 from reid_core.data.datasets import layout
 from reid_core.data.images import PackedImages
-from reid_core.paths import atomic_file
+from reid_core.data.index import DatasetError
+from reid_core.paths import atomic_file, shown
 from reid_core.retrieval.candidates import MODES
 from reid_core.retrieval.protocols import evaluate
 from reid_core.retrieval.rerank import K1, K2, RERANKED, WEIGHT
@@ -63,6 +64,11 @@ def settings_of(dataset: str, root: Path) -> list[dict[str, Any]]:
 
     SYSU-MM01's official gallery needs its ``exp/rand_perm_cam.mat``; where the file is absent only
     the ``agw`` gallery is measured.
+
+    Raises
+    ------
+    DatasetError
+        That file is damaged.
     """
     protocol = layout(dataset)
     if protocol != "sysu":
@@ -70,10 +76,20 @@ def settings_of(dataset: str, root: Path) -> list[dict[str, Any]]:
     settings = [{"protocol": "sysu", "mode": m, "gallery": "agw"} for m in ("all", "indoor")]
     path = root / "exp" / "rand_perm_cam.mat"
     if path.exists():
-        official = {"protocol": "sysu", "gallery": "official", "permutations": loadmat(path)}
+        official = {"protocol": "sysu", "gallery": "official", "permutations": _permutations(path)}
         for shots in (1, 10):
             settings += [{**official, "mode": m, "shots": shots} for m in ("all", "indoor")]
     return settings
+
+
+def _permutations(path: Path) -> dict[str, Any]:
+    try:
+        return loadmat(path)
+    except Exception as error:  # a damaged .mat makes scipy raise nearly anything
+        raise DatasetError(
+            f"{shown(path)}: unreadable ({error}). Copy it again from the dataset and start once "
+            "more: what is trained is kept."
+        ) from None
 
 
 def evaluate_all(
@@ -125,6 +141,27 @@ def accuracy(trained: Trained) -> dict[str, float]:
     settings = settings_of(trained.run.dataset, trained.root)[:1]
     (found,) = evaluate_all(_features(trained, index), index, settings)
     return {measure: found[measure] for measure in ("rank1", "mAP")}
+
+
+def kept_features(trained: Trained) -> np.ndarray:
+    """A measured run's features (N, D), in the order of ``evaluation_rows``.
+
+    Raises
+    ------
+    RunError
+        ``features.npy`` is missing, damaged or of other pictures.
+    """
+    path, count = trained.folder / "features.npy", len(evaluation_rows(trained))
+    try:
+        features = np.lib.format.open_memmap(path, mode="r")  # never unpickles
+        if features.ndim != 2 or len(features) != count:
+            raise ValueError(f"shape {features.shape}, expected {count} rows")
+        return np.array(features)
+    except Exception as error:  # of damaged bytes numpy may make any
+        raise records.RunError(
+            f"{shown(path)}: missing or damaged ({error}). Delete the metrics.json beside it and "
+            "measure the run again."
+        ) from None
 
 
 def _features(trained: Trained, index: pd.DataFrame) -> np.ndarray:

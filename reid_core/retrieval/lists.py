@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from reid_core.data.images import decode
-from reid_core.retrieval.features import evaluation_rows, settings_of
+from reid_core.retrieval.features import evaluation_rows, kept_features, settings_of
 from reid_core.retrieval.protocols import top_matches
 from reid_core.train import Trained
 
@@ -35,7 +35,7 @@ def best_matches(trained: Trained, queries: int = 6, seed: int = 0, k: int = 10)
     Queries whose person no picture of the other modality shows are not chosen.
     """
     index = evaluation_rows(trained)
-    features = np.load(trained.folder / "features.npy")
+    features = kept_features(trained)
     columns = ("identity", "camera", "frame", "modality")
     labels = [index[column].to_numpy() for column in columns]
     settings = settings_of(trained.run.dataset, trained.root)[0]
