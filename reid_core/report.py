@@ -13,6 +13,7 @@ from reid_core.tables import MAIN
 _START, _END = "<!-- results:start -->", "<!-- results:end -->"
 _BASELINE = "paperdolls-sysu/baselines/two-stream/seed0"
 _FIGURES = {  # the README's and the notebooks', from below results/runs/demo, by their new names
+    "people": f"{_BASELINE}/figures/people.png",
     "top10": f"{_BASELINE}/figures/top10.png",
     "mutual_prediction-F3_beta": "figures/mutual_prediction/F3_beta.png",
     "steps": "figures/summary/steps_rank1.png",

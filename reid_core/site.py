@@ -110,11 +110,20 @@ def _lay_out(source: Path, profile: str) -> None:
     for notebook in notebooks:
         page = _page(notebook, executed_copy(notebook, profile), profile)
         nbformat.write(page, source / "notebooks" / notebook.name)
+    for page in _texts():
+        text = page.read_text(encoding="utf-8").replace("](README.md", "](index.md")
+        (source / page.relative_to(ROOT)).write_text(text, encoding="utf-8")
     figures = REPORTED / "figures"
     shutil.copytree(figures, source / figures.relative_to(ROOT))
-    shutil.copy(ROOT / "data" / "README.md", source / "data")
+    for linked in (ROOT / "LICENSE", REPORTED / "summary.csv"):
+        shutil.copy(linked, source / linked.relative_to(ROOT))
     front = (ROOT / "README.md").read_text(encoding="utf-8")
     (source / "index.md").write_text(front + _navigation(notebooks), encoding="utf-8")
+
+
+def _texts() -> list[Path]:
+    """The pages that are no notebooks, beside the front page."""
+    return [ROOT / "README.zh.md", *sorted(NOTEBOOKS.glob("*.md")), ROOT / "data" / "README.md"]
 
 
 def _page(notebook: Path, executed: Path, profile: str) -> nbformat.NotebookNode:
@@ -145,7 +154,8 @@ def _navigation(notebooks: Iterable[Path]) -> str:
         caption: [link for n, link in links.items() if n.name[0] in digits]
         for caption, digits in CHAPTERS.items()
     }
-    chapters["Data"] = ["How to obtain it <data/README>"]
+    texts = [page.relative_to(ROOT).with_suffix("").as_posix() for page in _texts()]
+    chapters["Beside them"] = texts  # each by its own title
     return "".join(
         "\n".join(["", "```{toctree}", ":hidden:", f":caption: {caption}", "", *lines, "```", ""])
         for caption, lines in chapters.items()

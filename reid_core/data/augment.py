@@ -24,7 +24,7 @@ def normalise(images: torch.Tensor) -> torch.Tensor:
     The result is channels-last in memory, because that is how pixels are stored.
     """
     mean, std = _constants(images.device, images.shape[2])
-    rows = images.flatten(2).to(torch.float32, copy=True)  # in place from here: half the memory
+    rows = images.flatten(2).to(mean.dtype, copy=True)  # in place from here: half the memory
     return rows.sub_(mean).div_(std).view(images.shape).permute(0, 3, 1, 2)
 
 
