@@ -195,3 +195,12 @@ def test_normalising_leaves_its_input_alone():
     before = pixels.clone()
     denormalise(normalise(pixels))
     assert torch.equal(pixels, before)
+
+
+def test_what_inference_computed_first_serves_gradients_too():
+    """Features are extracted before Grad-CAM looks at the same pictures."""
+    width = 11  # of no other test: its constants are made here
+    with torch.inference_mode():
+        normalise(torch.zeros(1, 2, width, 3, dtype=torch.uint8))
+    images = torch.zeros(1, 3, 2, width, requires_grad=True)
+    assert denormalise(images).dtype == torch.uint8
