@@ -262,7 +262,7 @@ def _add_site(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "notebooks", nargs="*", metavar="NUMBER", help="execute these alone: 02 21 [all]"
     )
-    parser.add_argument("--profile", default="demo", help="smoke, demo or paper [demo]")
+    parser.add_argument("--profile", default="demo", help="smoke, demo, gpu or paper [demo]")
     parser.set_defaults(run=_site)
 
 
