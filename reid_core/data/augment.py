@@ -74,14 +74,16 @@ class Augment:
 
     def _crop_and_flip(self, images: torch.Tensor, random: torch.Generator) -> torch.Tensor:
         n, height, width, _ = images.shape
-        padded = torch.nn.functional.pad(images, (0, 0, self.pad, self.pad, self.pad, self.pad))
-        offset = torch.randint(2 * self.pad + 1, (n, 2), generator=random)
+        offset = torch.randint(2 * self.pad + 1, (n, 2), generator=random) - self.pad
         mirrored = torch.rand(n, generator=random) < self.flip
-        cut = []  # one by one: copying rectangles is fast, gathering pixels is not
-        for picture, (y, x), mirror in zip(padded, offset.tolist(), mirrored.tolist(), strict=True):
-            part = picture[y : y + height, x : x + width].permute(2, 0, 1)[None]
-            cut.append(part.flip(3) if mirror else part)  # with channels first: torch is fast there
-        return torch.cat([part.permute(0, 2, 3, 1) for part in cut])
+        out = torch.zeros_like(images)
+        choices = zip(images, out, offset.tolist(), mirrored.tolist(), strict=True)
+        for picture, target, (y, x), mirror in choices:  # to copy rectangles is fast, to gather not
+            part = picture[_inside(y, height), _inside(x, width)]
+            if mirror:  # with channels first, where torch is fast
+                part = part.permute(2, 0, 1).flip(2).permute(1, 2, 0)
+            target[_inside(-y, height), _inside(x if mirror else -x, width)] = part
+        return out
 
     def _gray(self, images: torch.Tensor, random: torch.Generator) -> torch.Tensor:
         chosen = (torch.rand(len(images), generator=random) < self.grayscale).to(images.device)
@@ -103,6 +105,11 @@ class Augment:
         columns = (x > left[:, None]) & (x < (left + wide)[:, None])
         hole = (rows[:, :, None] & columns[:, None, :]).to(images.device)
         return images.masked_fill_(hole[:, None], 0.0)  # in place keeps the memory channels-last
+
+
+def _inside(offset: int, size: int) -> slice:
+    """What a window of ``size``, moved by ``offset``, sees of an axis of that size."""
+    return slice(max(0, offset), max(0, size + min(0, offset)))
 
 
 def _trivial_augment(images: torch.Tensor, random: torch.Generator) -> torch.Tensor:
