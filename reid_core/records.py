@@ -178,8 +178,9 @@ def publish(folder: Path) -> Path:
 def table(profile: str = "*", *, records_only: bool = False) -> pd.DataFrame:
     """Every finished run, one row per evaluation: this machine's own runs first, for the others
     the committed records; the column ``source`` ("run" or "record") says which, and ``settings``
-    (JSON) is all that seeds and trials of one variant have in common. With ``records_only`` this
-    machine's runs are not looked at."""
+    (JSON) is all that seeds and trials of one variant have in common. Records of a variant that has
+    runs with other settings here are left out: the two cannot be averaged. With ``records_only``
+    this machine's runs are not looked at."""
     rows: dict[str, list[dict[str, Any]]] = {}
     places = {"record": REPORTED / "runs", "run": results_folder() / "runs"}
     if records_only:
@@ -189,7 +190,27 @@ def table(profile: str = "*", *, records_only: bool = False) -> pd.DataFrame:
             name = path.parent.relative_to(root).as_posix()
             rows[name] = [row | {"source": source} for row in _evaluations(path)]
     every = [row for name in sorted(rows) for row in rows[name]]
+    own = {_variant(row): _settings(row) for row in every if row["source"] == "run"}
+    every = [
+        row
+        for row in every
+        if row["source"] == "run" or not _differing(own.get(_variant(row), {}), _settings(row))
+    ]
     return pd.DataFrame(every) if every else pd.DataFrame(columns=[*_KEYS, "settings", "source"])
+
+
+def _variant(row: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(row[key] for key in _EVALUATION[:4])
+
+
+def _settings(row: dict[str, Any]) -> dict[str, Any]:
+    return _flat(json.loads(row["settings"]))
+
+
+def _differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """What differs of two runs' settings. One that did not exist yet when one of them ran had
+    today's default's effect."""
+    return sorted(key for key in one.keys() & other.keys() if one[key] != other[key])
 
 
 def _evaluations(path: Path) -> list[dict[str, Any]]:
@@ -257,17 +278,15 @@ def averaged(runs: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame(columns=[*columns, "settings", "source"])
     for name, group in runs.groupby(list(_EVALUATION[:4]), sort=False):
         known: dict[str, Any] = {}
-        for row in group.itertuples():
-            found = _flat(json.loads(row.settings))
-            # a setting that did not exist yet when one of them ran had today's default's effect
-            differing = [k for k in sorted(known.keys() & found.keys()) if known[k] != found[k]]
-            known |= found
-            if differing:
+        for row in group.drop_duplicates("settings").to_dict("records"):
+            if differing := _differing(known, _settings(row)):
                 raise RunError(
-                    f"{'/'.join(name)}: seed {row.seed}, trial {row.trial} ({row.source}) has "
-                    f"other settings or data than the runs before it: {', '.join(differing)} "
-                    "differ. They cannot be averaged; take one of them out, or run it again."
+                    f"{'/'.join(name)}: seed {row['seed']}, trial {row['trial']} ({row['source']}) "
+                    "has other settings or data than the runs before it: "
+                    f"{', '.join(differing)} differ. They cannot be averaged; take one of them "
+                    "out, or run it again."
                 )
+            known |= _settings(row)
     grouped = runs.groupby(list(_EVALUATION), sort=False)
     mean = grouped[list(MEASURES)].mean()
     spread = grouped[list(MEASURES)].std(ddof=1).add_suffix("_std")

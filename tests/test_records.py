@@ -176,6 +176,31 @@ def test_table_prefers_local_runs_and_says_where_each_row_is_from(run):
     assert len(records.table("smoke")) == 2 and records.table("paper").empty
 
 
+def test_own_settings_stand_for_a_variant_and_of_two_there_is_no_mean(run):
+    """A student's own trial of a method must not keep the other methods' tables from being read."""
+    other, elsewhere = (
+        configure("baselines", v, "smoke", {"steps": 7} if v == "two-stream" else {}, seed=1)
+        for v in ("two-stream", "one-stream")
+    )
+    for recorded in (run, elsewhere):
+        folder = complete(recorded)
+        records.publish(folder)
+        (folder / "metrics.json").unlink()
+    complete(other)
+    found = records.table()
+    assert found[["variant", "source"]].to_numpy().tolist() == [
+        ["one-stream", "record"],
+        ["two-stream", "run"],
+    ]
+    assert len(records.table(records_only=True)) == 2
+    (records.folder_of(run) / "checkpoint.pt").unlink()
+    complete(run)
+    mixed = records.table()
+    mixed["protocol"], mixed["gallery"], mixed["shots"] = "sysu", "agw", 1
+    with pytest.raises(RunError, match=r"two-stream: seed 1.*before it: steps differ"):
+        records.averaged(mixed)
+
+
 def test_history_is_this_machines_or_the_records(run):
     assert records.history(run) is None
     folder = complete(run)
