@@ -21,7 +21,6 @@ RIGHT, WRONG, NEUTRAL = "#009E73", "#D55E00", "#000000"
 LINES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 STYLES = ("-", "--", "-.", ":")
 _MEASURED = ("rank1", "mAP")  # columns of a history that are no losses
-_RANKS = "rank in the gallery · green, solid, ✓: same person · red, dashed, ✗: another person"
 
 
 def save(figure: Figure, folder: Path, name: str, *, vector: bool = True) -> Path:
@@ -67,84 +66,6 @@ def _bare(axis: Axes) -> None:
     axis.set(xticks=[], yticks=[])
     for spine in axis.spines.values():
         spine.set_visible(False)
-
-
-def top_lists(
-    pictures: Mapping[int, np.ndarray],
-    queries: Sequence[int],
-    matches: np.ndarray,
-    identities: np.ndarray,
-    cameras: np.ndarray,
-    title: str,
-) -> Figure:
-    """Ranked lists: each row a query and its best matches, green and solid around the right
-    identity, red and dashed around a wrong one.
-
-    Parameters
-    ----------
-    pictures : dict
-        Of each row that is shown, (H, W, 3) uint8.
-    queries : (Q,) rows
-    matches : (Q, k) rows, −1 for none; see ``retrieval.top_matches``
-    identities, cameras : (N,)
-    """
-    k = matches.shape[1]
-    figure = Figure(figsize=(0.82 * (k + 1) + 0.6, 1.75 * len(queries) + 0.9), layout="constrained")
-    figure.suptitle(title, fontsize=11)
-    axes = figure.subplots(len(queries), k + 1, squeeze=False)
-    _rank(axes, pictures, queries, matches, identities, cameras, fontsize=7)
-    figure.supxlabel(_RANKS, fontsize=9)
-    return figure
-
-
-def top_lists_beside(runs: Mapping[str, tuple], title: str) -> Figure:
-    """Ranked lists of the same queries, of several runs side by side: for each name what
-    ``top_lists`` takes before its title."""
-    _, queries, matches, *_ = next(iter(runs.values()))
-    size = (0.84 * (matches.shape[1] + 1) * len(runs), 1.85 * len(queries) + 1.4)
-    figure = Figure(figsize=size, layout="constrained")
-    figure.suptitle(title, fontsize=17)
-    parts = figure.subfigures(1, len(runs), squeeze=False, wspace=0.03)[0]
-    for part, (name, lists) in zip(parts, runs.items(), strict=True):
-        part.suptitle(name, fontsize=15)
-        axes = part.subplots(len(queries), matches.shape[1] + 1, squeeze=False)
-        _rank(axes, *lists, fontsize=10)
-    figure.supxlabel(_RANKS, fontsize=14)
-    return figure
-
-
-def _rank(
-    axes: np.ndarray,
-    pictures: Mapping[int, np.ndarray],
-    queries: Sequence[int],
-    matches: np.ndarray,
-    identities: np.ndarray,
-    cameras: np.ndarray,
-    fontsize: float,
-) -> None:
-    """Draws each query and its best matches into a row of ``axes``."""
-    for line, query, row in zip(axes, queries, matches, strict=True):
-        label = f"query\ncam {cameras[query]}"
-        framed(line[0], pictures[query], NEUTRAL, "solid", label, fontsize)
-        for rank, (axis, match) in enumerate(zip(line[1:], row, strict=True), 1):
-            if match < 0:
-                axis.set_visible(False)
-                continue
-            right = identities[match] == identities[query]
-            label = f"{rank} {'✓' if right else '✗'}\ncam {cameras[match]}"
-            frame = (RIGHT, "solid") if right else (WRONG, "dashed")
-            framed(axis, pictures[match], *frame, label, fontsize)
-
-
-def framed(
-    axis: Axes, picture: np.ndarray, colour: str, style: str, label: str, fontsize: float
-) -> None:
-    """Draws ``picture`` with a frame and, above it, its ``label``."""
-    axis.imshow(picture)
-    axis.set(xticks=[], yticks=[])
-    axis.set_title(label, fontsize=fontsize, color=colour, pad=2)
-    for spine in axis.spines.values():
-        spine.set(edgecolor=colour, linestyle=style, linewidth=2.4)
 
 
 def cmc_curves(curves: Mapping[str, Sequence[float]], title: str) -> Figure:

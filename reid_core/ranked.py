@@ -1,23 +1,104 @@
-"""A query's ranked gallery as a figure, with what the camera rule leaves out."""
+"""Ranked lists as figures: several queries with their best matches, or one query's gallery with
+what the camera rule leaves out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reid_core.figures import NEUTRAL, RIGHT, WRONG, framed
+from reid_core.figures import NEUTRAL, RIGHT, WRONG
 from reid_core.retrieval.candidates import IGNORED
 from reid_core.retrieval.protocols import Ranking
 
 COLUMNS = 10  # answers in a line
 _GRAY = "#767676"
+_MARKS = "green, solid, ✓: same person · red, dashed, ✗: another person"
+
+
+def top_lists(
+    pictures: Mapping[int, np.ndarray],
+    queries: Sequence[int],
+    matches: np.ndarray,
+    identities: np.ndarray,
+    cameras: np.ndarray,
+    title: str,
+) -> Figure:
+    """Ranked lists: each row a query and its best matches, green and solid around the right
+    identity, red and dashed around a wrong one.
+
+    Parameters
+    ----------
+    pictures : dict
+        Of each row that is shown, (H, W, 3) uint8.
+    queries : (Q,) rows
+    matches : (Q, k) rows, −1 for none; see ``retrieval.top_matches``
+    identities, cameras : (N,)
+    """
+    k = matches.shape[1]
+    figure = Figure(figsize=(0.82 * (k + 1) + 0.6, 1.75 * len(queries) + 0.9), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    axes = figure.subplots(len(queries), k + 1, squeeze=False)
+    _rank(axes, pictures, queries, matches, identities, cameras, fontsize=7)
+    figure.supxlabel(f"rank in the gallery · {_MARKS}", fontsize=9)
+    return figure
+
+
+def top_lists_beside(runs: Mapping[str, tuple], title: str) -> Figure:
+    """Ranked lists of the same queries, of several runs side by side: for each name what
+    ``top_lists`` takes before its title."""
+    _, queries, matches, *_ = next(iter(runs.values()))
+    size = (0.84 * (matches.shape[1] + 1) * len(runs), 1.85 * len(queries) + 1.4)
+    figure = Figure(figsize=size, layout="constrained")
+    figure.suptitle(title, fontsize=17)
+    parts = figure.subfigures(1, len(runs), squeeze=False, wspace=0.03)[0]
+    for part, (name, lists) in zip(parts, runs.items(), strict=True):
+        part.suptitle(name, fontsize=15)
+        axes = part.subplots(len(queries), matches.shape[1] + 1, squeeze=False)
+        _rank(axes, *lists, fontsize=10)
+    figure.supxlabel(f"rank in the gallery · {_MARKS}", fontsize=14)
+    return figure
+
+
+def _rank(
+    axes: np.ndarray,
+    pictures: Mapping[int, np.ndarray],
+    queries: Sequence[int],
+    matches: np.ndarray,
+    identities: np.ndarray,
+    cameras: np.ndarray,
+    fontsize: float,
+) -> None:
+    """Draws each query and its best matches into a row of ``axes``."""
+    for line, query, row in zip(axes, queries, matches, strict=True):
+        label = f"query\ncam {cameras[query]}"
+        _framed(line[0], pictures[query], NEUTRAL, "solid", label, fontsize)
+        for rank, (axis, match) in enumerate(zip(line[1:], row, strict=True), 1):
+            if match < 0:
+                axis.set_visible(False)
+                continue
+            right = identities[match] == identities[query]
+            label = f"{rank} {'✓' if right else '✗'}\ncam {cameras[match]}"
+            frame = (RIGHT, "solid") if right else (WRONG, "dashed")
+            _framed(axis, pictures[match], *frame, label, fontsize)
+
+
+def _framed(
+    axis: Axes, picture: np.ndarray, colour: str, style: str, label: str, fontsize: float
+) -> None:
+    """Draws ``picture`` with a frame and, above it, its ``label``."""
+    axis.imshow(picture)
+    axis.set(xticks=[], yticks=[])
+    axis.set_title(label, fontsize=fontsize, color=colour, pad=2)
+    for spine in axis.spines.values():
+        spine.set(edgecolor=colour, linestyle=style, linewidth=2.4)
 
 
 def ranked_gallery(
     pictures: Sequence[np.ndarray], images: pd.DataFrame, found: Ranking, title: str
 ) -> Figure:
-    """A query and its best answers, as `figures.top_lists` draws them, with what the camera rule
+    """A query and its best answers, as `top_lists` draws them, with what the camera rule
     leaves out in gray where it would have stood.
 
     Parameters
@@ -49,13 +130,11 @@ def ranked_gallery(
             right = found.right[number - 1]
             look = (RIGHT, "solid") if right else (WRONG, "dashed")
             mark = f"{found.rank[number - 1]} {'✓' if right else '✗'}"
-        framed(axis, picture, *look, f"{mark}\nid {identity}, cam {camera}", 8)
+        _framed(axis, picture, *look, f"{mark}\nid {identity}, cam {camera}", 8)
         if number:
             axis.set_xlabel(f"{found.similarity[number - 1]:.3f}", fontsize=8, labelpad=2)
-    figure.supxlabel(
-        "green, solid, ✓: same person · red, dashed, ✗: another person · gray, dotted: does not "
-        "exist for this query · below: cosine", fontsize=8, y=0.06 / height, va="bottom",
-    )  # fmt: skip
+    meaning = f"{_MARKS} · gray, dotted: does not exist for this query · below: cosine"
+    figure.supxlabel(meaning, fontsize=8, y=0.06 / height, va="bottom")
     return figure
 
 

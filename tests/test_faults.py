@@ -568,7 +568,7 @@ import numpy as np
 import torch
 locale.setlocale(locale.LC_ALL, "")
 torch.set_num_threads(1)
-from reid_core import figures
+from reid_core import figures, ranked
 from reid_core.data.paperdolls import draw_sysu
 from reid_core.methods import configure
 from reid_core.retrieval import explain
@@ -583,7 +583,7 @@ lists = best_matches(trained)
 points = explain.tsne(explain.unit_features(trained))
 people = explain.choose_people(trained.index[trained.index["split"] == "test"], 2)
 seen = explain.person_maps(trained, people)
-top = figures.top_lists(*lists.parts, "\\u00c4hnlich \\u2014 title")
+top = ranked.top_lists(*lists.parts, "\\u00c4hnlich \\u2014 title")
 figures.save(top, trained.folder / "figures", "top")
 history = trained.history.drop(columns="seconds").to_csv()
 made = {"metrics": repr(content["results"]), "history": history, "data": content["data"]}

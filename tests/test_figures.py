@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 
-from reid_core import comparisons, figures
+from reid_core import comparisons, figures, ranked
 
 PICTURES = {row: np.full((8, 4, 3), 20 * row, np.uint8) for row in range(6)}
 IDENTITIES = np.array([7, 7, 8, 7, 9, 9])
@@ -16,7 +16,7 @@ CAMERAS = np.array([3, 1, 1, 2, 4, 5])
 
 def lists() -> figures.Figure:
     matches = np.array([[1, 2, 3], [5, 2, -1]])
-    return figures.top_lists(PICTURES, [0, 4], matches, IDENTITIES, CAMERAS, "title")
+    return ranked.top_lists(PICTURES, [0, 4], matches, IDENTITIES, CAMERAS, "title")
 
 
 def test_frames_tell_right_from_wrong_by_colour_line_and_mark() -> None:
@@ -100,7 +100,7 @@ def test_lists_of_two_runs_show_the_same_queries() -> None:
         "a": (PICTURES, [0, 4], np.array([[1, 2], [5, 2]]), *labels),
         "b": (PICTURES, [0, 4], np.array([[3, 2], [2, -1]]), *labels),
     }
-    figure = figures.top_lists_beside(runs, "title")
+    figure = ranked.top_lists_beside(runs, "title")
     assert figure.get_suptitle() == "title"
     assert [part.get_suptitle() for part in figure.subfigs] == ["a", "b"]
     drawn = [np.array(part.axes).reshape(2, 3) for part in figure.subfigs]

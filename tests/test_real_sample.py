@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from reid_core import figures, records
+from reid_core import figures, ranked, records
 from reid_core.config import RunConfig
 from reid_core.data.datasets import obtain, read
 from reid_core.data.images import decode, pack
@@ -70,5 +70,5 @@ def test_real_infrared_queries_find_real_visible_pictures(real_sysu: Path, tmp_p
     assert not np.isin(labels[1][matches[from_room]], 2).any(), "camera 3 must not see camera 2"
     rows = np.unique(np.append(queries, matches[matches >= 0]))
     pictures = {int(r): decode(real_sysu / index["path"][r], 192, 80) for r in rows}
-    sheet = figures.top_lists(pictures, queries, matches, labels[0], labels[1], "real SYSU-MM01")
+    sheet = ranked.top_lists(pictures, queries, matches, labels[0], labels[1], "real SYSU-MM01")
     assert figures.save(sheet, tmp_path, "top10", vector=False).stat().st_size > 50_000

@@ -24,7 +24,7 @@ class Lists(NamedTuple):
 
     @property
     def parts(self) -> tuple:
-        """What ``figures.top_lists`` takes."""
+        """What ``ranked.top_lists`` takes."""
         return self.pictures, self.queries, self.matches, self.identities, self.cameras
 
 
