@@ -32,7 +32,7 @@ site: install
 	$(BIN)/python -m reid_core site --profile $(PROFILE)
 
 test: install
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/pytest -n auto
 
 lint: install
 	$(BIN)/ruff check .

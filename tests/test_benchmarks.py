@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from test_protocols import alike, arrays, paired_images, sysu_images
+from test_rerank import crowd
 
 from reid_core.benchmarks import data, retrieval, steps, timing
 from reid_core.data.images import PackedImages
@@ -11,8 +13,6 @@ from reid_core.retrieval import evaluate
 from reid_core.retrieval.candidates import prepare
 from reid_core.retrieval.metrics import METRICS
 from reid_core.retrieval.rerank import rerank
-from tests.test_protocols import alike, arrays, paired_images, sysu_images
-from tests.test_rerank import crowd
 
 
 @pytest.mark.parametrize("protocol", ["sysu", "regdb"])

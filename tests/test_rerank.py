@@ -3,15 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-
-from reid_core import records
-from reid_core.methods import configure
-from reid_core.retrieval import evaluate
-from reid_core.retrieval.features import evaluate_all, measure, settings_of
-from reid_core.retrieval.metrics import unit_rows
-from reid_core.retrieval.rerank import rerank
-from reid_core.train import fit
-from tests.test_protocols import (
+from test_protocols import (
     agw_gallery,
     alike,
     arrays,
@@ -20,6 +12,14 @@ from tests.test_protocols import (
     same_room,
     sysu_images,
 )
+
+from reid_core import records
+from reid_core.methods import configure
+from reid_core.retrieval import evaluate
+from reid_core.retrieval.features import evaluate_all, measure, settings_of
+from reid_core.retrieval.metrics import unit_rows
+from reid_core.retrieval.rerank import rerank
+from reid_core.train import fit
 
 PLAIN = {"protocol": "sysu", "mode": "all"}
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_resume import assert_same_run
 
 from reid_core import shared_start
 from reid_core.config import RunConfig
 from reid_core.methods import configure
 from reid_core.shared_start import SharedStart
 from reid_core.train import fit
-from tests.test_resume import assert_same_run
 
 
 def sweep(variant: str, **overrides) -> RunConfig:
