@@ -2,7 +2,8 @@
 
 - *Pyramid* (§3.1.1): of each modality's ResNet the levels P(2) … P(5), one vector each.
 - *Fusion block* (§3.1.2): some of the eight vectors, joined horizontally, vertically or both. Which
-  and how is ``fusion``, a grid of names, "r5" being P_r(5): every row of Table 4 is such a value.
+  and how is ``fusion``, a grid of names: every row of Table 4 is such a value; see
+  layers/random_fusion.py.
 - *Cross-modal prediction* (§3.2): the IR-RGB block (C(5) of both modalities) and the fusion block
   play for the joint loss L_ri; L_r and L_i are of either modality's block alone; e^|d| keeps the
   three together. Each head begins with SVDNet's decorrelated layer.
@@ -26,6 +27,7 @@ from reid_core.config import ConfigError, NotNegative, Positive, Weights
 from reid_core.data.batches import Batch
 from reid_core.layers.pooling import GAP
 from reid_core.layers.pyramid import FeaturePyramid, Smoothing
+from reid_core.layers.random_fusion import EXTRACTED, HYBRID, Grid, fuse, side_by_side, stacked
 from reid_core.layers.svd_linear import SVDLinear
 from reid_core.layers.two_stream import MODALITIES, Backbone, TwoStreamResNet
 from reid_core.losses.hybrid import Game, bias_correction, play
@@ -40,8 +42,6 @@ RECIPE: dict = {
     "warmup": 0,
     "milestones": [30],
 }
-Level = Literal["r2", "r3", "r4", "r5", "i2", "i3", "i4", "i5"]
-Grid = tuple[tuple[Level, ...], ...]
 Activation = Literal["leaky_relu", "relu", "none"]
 SIGNS = {"visible": "r", "infrared": "i"}
 
@@ -109,37 +109,6 @@ class Config:
             )
 
 
-def side_by_side(grid: Grid) -> Grid:
-    """All of a grid in one row."""
-    return (tuple(name for row in grid for name in row),)
-
-
-def stacked(grid: Grid) -> Grid:
-    """All of a grid in one column."""
-    return tuple((name,) for row in grid for name in row)
-
-
-# Table 4: a set of features, and, where the paper prints them, the grids of the hybrid types. Type
-# 1: levels differ along rows and columns; 2: along columns alone; 3: along rows alone.
-EXTRACTED: dict[str, Grid] = {
-    "r5-r2": (("r5", "r2"), ("r5", "r2")),
-    "i4-i3": (("i4", "i3"), ("i4", "i3")),
-    "r5-r3": (("r5", "r3"),),
-    "i3-r3": (("i3", "r3"),),
-    "r5-i5": (("r5", "r5"), ("i5", "i5")),
-    "r5-r2-i5-i2": (("r5", "r2"), ("i5", "i2")),
-    "r4-r3-i4-i3": (("r4", "r3"), ("i4", "i3")),
-}
-HYBRID: dict[str, Grid] = {
-    "r5-r2-hybrid-1": (("r5", "r2"), ("r2", "r5")),
-    "r5-r2-hybrid-3": (("r5", "r2"), ("r5", "r2")),
-    "i4-i3-hybrid-1": (("i4", "i3"), ("i3", "i4")),
-    "i4-i3-hybrid-2": (("i4", "i4"), ("i3", "i3")),
-    "r5-r2-i5-i2-hybrid-1": (("r5", "r2"), ("i2", "i5")),
-    "r5-r2-i5-i2-hybrid-3": (("r5", "r2"), ("i5", "i2")),
-    "r4-r3-i4-i3-hybrid-1": (("r4", "r3"), ("i3", "i4")),
-    "r4-r3-i4-i3-hybrid-2": (("r4", "i4"), ("r3", "i3")),
-}
 LAMBDAS = (  # Table 3's columns 2 to 10
     (1.5, 1.5, 1.5), (1.2, 1.2, 1.2), (0.8, 0.8, 0.8),
     (1.0, 0.5, 0.5), (1.0, 0.3, 0.3), (1.5, 1.2, 1.2),
@@ -189,24 +158,6 @@ VARIANTS: dict[str, dict] = {
     "game-count": {"game": "count"},
     "bias-constant": {"bias_gradient": False},
 }
-
-
-def fuse(grid: Grid, features: dict[str, torch.Tensor], horizontal: str) -> torch.Tensor:
-    """The fusion block (§3.1.2, Fig. 3).
-
-    Parameters
-    ----------
-    grid : R rows of K names
-    features : {name: P (B, C)}
-    horizontal : "channels" or "batch"
-        How a row is joined; the rows then are joined along the other one.
-
-    Returns
-    -------
-    (R·B, K·C) for "channels", (K·B, R·C) for "batch"; its row n shows the person of row n mod B.
-    """
-    across, down = (1, 0) if horizontal == "channels" else (0, 1)
-    return torch.cat([torch.cat([features[n] for n in row], across) for row in grid], down)
 
 
 class Head(nn.Module):
