@@ -81,6 +81,7 @@ class RunConfig:
     warmup: NotNegative = 10  # epochs of linear growth
     milestones: tuple[NotNegative, ...] = (20, 50)  # epochs at which lr is multiplied by gamma
     gamma: NotNegative = 0.1
+    # "bf16" is bfloat16 where the device computes in it, else float32 too; see precision.py
     precision: Literal["bf16", "fp32"] = "bf16"
     rerank: bool = False  # measure every protocol with re-ranking too, see retrieval/rerank.py
 

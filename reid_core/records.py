@@ -18,6 +18,7 @@ import torch
 from reid_core import distributed
 from reid_core.config import RunConfig
 from reid_core.paths import REPORTED, ROOT, results_folder, shown, write_atomically
+from reid_core.precision import computes_bfloat16
 
 SMALL_FILES = ("params.json", "history.csv", "metrics.json")  # of these a record consists
 MEASURES = ("rank1", "rank5", "rank10", "rank20", "mAP", "mINP")
@@ -44,8 +45,8 @@ def figures_folder(run: RunConfig) -> Path:
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
-    """Where numbers come from: versions, git commit, device, number of processes, of the
-    moment when the run began."""
+    """Where numbers come from: versions, git commit, device and whether it computes in bfloat16,
+    number of processes, of the moment when the run began."""
     git = ["git", "-C", str(ROOT), "--no-optional-locks"]  # several runs may start at once
     git += ["describe", "--always", "--dirty", "--abbrev=12"]
     try:
@@ -58,6 +59,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "commit": commit,
         "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
         "device": f"{device.type} ({name}, {torch.get_num_threads()} threads)",
+        "bfloat16": computes_bfloat16(device),
         "processes": distributed.count(),
     }
 

@@ -18,6 +18,7 @@ _FIGURES = {  # the README's and the notebooks', from below results/runs/demo, b
     "mutual_prediction-F3_beta": "figures/mutual_prediction/F3_beta.png",
     "steps": "figures/summary/steps_rank1.png",
     "benchmarks-steps": "benchmarks/steps.png",
+    "benchmarks-steps-gpu": "benchmarks/steps-gpu.png",
     "benchmarks-sweep": "benchmarks/sweep.png",
 }
 _README_MODES = ("all", "visible-to-infrared")  # the papers' first; summary.csv has the others too
@@ -25,6 +26,7 @@ GAP = REPORTED / "modality_gap.csv"  # of notebook 01
 _TABLES = {  # as the figures
     GAP.name: f"{_BASELINE}/figures/{GAP.name}",
     "benchmarks.csv": "benchmarks/benchmarks.csv",  # of notebook 50
+    "benchmarks-gpu.csv": "benchmarks/benchmarks-gpu.csv",
 }
 
 

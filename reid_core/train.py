@@ -23,6 +23,7 @@ from reid_core.data.images import PackedImages, digest, fingerprint, pack
 from reid_core.data.index import DatasetError
 from reid_core.methods import build
 from reid_core.paths import shown, write_atomically
+from reid_core.precision import autocast, computes_bfloat16
 from reid_core.progress import Progress
 from reid_core.shared_start import SharedStart
 
@@ -143,6 +144,8 @@ def fit(
         distributed.require_same(data=content, epochs=len(history))
         augment = Augment(run.pad, run.flip, run.erase, run.grayscale, run.trivial_augment)
         progress = Progress(run.epochs, sampler.steps, len(history))
+        if run.precision == "bf16" and not computes_bfloat16(place):
+            print("precision: float32, as this machine does not compute in bfloat16", flush=True)
         if len(history) < run.epochs:  # what was measured on lost weights is not this run's
             (folder / "metrics.json").unlink(missing_ok=True)
         seen = pixels  # in training: what is measured on stays as it is
@@ -213,7 +216,7 @@ def train_step(
     TrainingStopped
         A term is NaN or infinite; names ``epoch`` and ``step``, both counted from 0.
     """
-    with torch.autocast(batch.identity.device.type, torch.bfloat16, run.precision == "bf16"):
+    with autocast(batch.identity.device, run.precision):
         terms = model.losses(batch, epoch)
     total = torch.stack([term.float() for term in terms.values()]).sum()
     if not torch.isfinite(total):

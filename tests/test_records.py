@@ -44,7 +44,7 @@ def test_folder_and_its_settings(run, tmp_path):
     assert folder == tmp_path / "local/runs/smoke/paperdolls-sysu/baselines/two-stream/seed0"
     params = json.loads((folder / "params.json").read_text())
     assert params["config"] == run.to_dict() and params["data"] == "abc"
-    assert params["provenance"].keys() == {"commit", "versions", "device", "processes"}
+    assert params["provenance"].keys() == {"commit", "versions", "device", "bfloat16", "processes"}
     assert params["provenance"]["versions"]["torch"] == torch.__version__.split("+")[0]
     before = (folder / "params.json").stat().st_mtime_ns
     assert begin(run) == folder

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd import DeviceType
 from torch.autograd.profiler import record_function
 from torch.profiler import ProfilerActivity, profile
 
@@ -20,6 +21,7 @@ from reid_core.data.augment import Augment
 from reid_core.data.batches import Batch, CrossModalSampler, Pixels, training_batches
 from reid_core.layers.two_stream import resnet_stages
 from reid_core.methods import build
+from reid_core.precision import autocast
 from reid_core.train import make_optimizer, train_step
 
 PARTS = ("backbone", "heads", "losses", "augmentation", "optimizer")
@@ -96,7 +98,7 @@ def bare_step(
     identity = torch.arange(count, device=device) % people
 
     def step() -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=run.precision == "bf16"):
+        with autocast(device, run.precision):
             loss = F.cross_entropy(network(images).float(), identity)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -108,8 +110,8 @@ def bare_step(
 def parts(step: Step, rounds: int) -> pd.Series:
     """The share of each of `PARTS` in a step, by torch's profiler, the median of ``rounds`` ones:
     operators forward, and what each of them costs backward. "heads" are the model's modules behind
-    the backbone, "losses" what its ``losses`` does outside of modules, mrda's masks too. It counts
-    what the CPU does: on a GPU that says nothing.
+    the backbone, "losses" what its ``losses`` does outside of modules, mrda's masks too. On a GPU
+    its time counts, not the CPU's that keeps it busy.
     """
     hooks = []
     for name, module in step.model.named_modules():
@@ -124,15 +126,18 @@ def parts(step: Step, rounds: int) -> pd.Series:
 
 def _profiled(step: Step) -> dict[str, float]:
     """Microseconds of each part in one step."""
-    with _quiet(), profile(activities=[ProfilerActivity.CPU]) as profiled:
+    gpu = next(step.model.parameters()).is_cuda
+    kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if gpu else [])]
+    with _quiet(), profile(activities=kinds) as profiled:
         step()
     spent, owner = dict.fromkeys(PARTS, 0.0), {}
-    events = sorted(profiled.events(), key=lambda event: event.time_range.start)
-    for event in events:  # forward comes first: it tells whose a node of the backward is
+    calls = (event for event in profiled.events() if event.device_type == DeviceType.CPU)
+    # forward comes first: it tells whose a node of the backward is
+    for event in sorted(calls, key=lambda event: event.time_range.start):
         part = _part_of(event, owner)
         if event.sequence_nr >= 0 and not _backward(event):
             owner[event.sequence_nr] = part
-        spent[part] += event.self_cpu_time_total
+        spent[part] += event.self_device_time_total if gpu else event.self_cpu_time_total
     return spent
 
 

@@ -47,16 +47,18 @@ def compared(
     return found[columns].to_dict("records")
 
 
-def seconds(works: Mapping[str, Work], rounds: int) -> pd.Series:
+def seconds(works: Mapping[str, Work], rounds: int, in_a_row: int = 1) -> pd.Series:
     """Median seconds of each of ``works``. They take turns, so that whatever else the machine does
     meanwhile falls on all of them; a first round, in which memory is found and kernels are chosen,
-    does not count."""
+    does not count. A turn is so many calls ``in_a_row``: a GPU still works on one while the next is
+    prepared."""
     found = {name: [] for name in works}
     for _ in range(rounds + 1):
         for name, work in works.items():
             started = _now()
-            work()
-            found[name].append(_now() - started)
+            for _ in range(in_a_row):
+                work()
+            found[name].append((_now() - started) / in_a_row)
     return pd.Series({name: float(np.median(times[1:])) for name, times in found.items()})
 
 

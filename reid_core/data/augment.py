@@ -1,4 +1,4 @@
-"""Augmentation of whole uint8 batches on their device; every decision is made per image."""
+"""Augmentation of whole uint8 batches; every decision is made per image."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -50,7 +50,8 @@ class Augment:
     ICCV 2021) and, after normalisation, erasing (Zhong et al., AAAI 2020).
 
     Random numbers are drawn on the CPU from the generator that is passed, so a seed means the same
-    augmentation on every device.
+    augmentation on every device. Pictures are cut where they lie and all else is done where the
+    batch shall be: a GPU that copied rectangles would start some two hundred kernels for a batch.
     """
 
     pad: int = 10
@@ -60,11 +61,16 @@ class Augment:
     trivial: bool = False
 
     def __call__(
-        self, images: torch.Tensor, modality: str, random: torch.Generator
+        self,
+        images: torch.Tensor,
+        modality: str,
+        random: torch.Generator,
+        device: torch.device | str | None = None,
     ) -> torch.Tensor:
-        """uint8 ``(B, H, W, 3)`` to normalised float32 ``(B, 3, H, W)``; ``modality`` decides
-        whether pictures may turn gray (only "visible" ones have colour to lose)."""
-        images = self._crop_and_flip(images, random)
+        """uint8 ``(B, H, W, 3)`` to normalised float32 ``(B, 3, H, W)`` on ``device`` (where
+        ``images`` lie, if it is None); ``modality`` decides whether pictures may turn gray (only
+        "visible" ones have colour to lose)."""
+        images = self._crop_and_flip(images, random).to(device)
         if self.trivial:
             images = _trivial_augment(images, random)
         if self.grayscale and modality == "visible":

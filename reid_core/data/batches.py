@@ -106,7 +106,7 @@ def training_batches(
     random = torch.Generator().manual_seed(int(state[0]))
     for visible, infrared, identity in sampler.epoch(epoch):
         yield Batch(
-            visible=augment(pixels.take(visible).to(device), "visible", random),
-            infrared=augment(pixels.take(infrared).to(device), "infrared", random),
+            visible=augment(pixels.take(visible), "visible", random, device),
+            infrared=augment(pixels.take(infrared), "infrared", random, device),
             identity=torch.from_numpy(identity).to(device),
         )

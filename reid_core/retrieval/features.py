@@ -15,6 +15,7 @@ from reid_core.data.datasets import layout
 from reid_core.data.images import PackedImages
 from reid_core.data.index import DatasetError
 from reid_core.paths import atomic_file, shown
+from reid_core.precision import autocast
 from reid_core.retrieval.candidates import MODES
 from reid_core.retrieval.protocols import evaluate
 from reid_core.retrieval.rerank import K1, K2, RERANKED, WEIGHT
@@ -51,7 +52,7 @@ def extract(
         for start in range(0, len(places), batch_size):
             chosen = places[start : start + batch_size]
             images = normalise(pixels.take(rows[chosen]).to(device))
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            with autocast(device, precision):
                 embedded = model.embed(images, modality).float().cpu().numpy()
             if features is None:
                 features = np.empty((len(rows), embedded.shape[1]), np.float32)
