@@ -1,5 +1,7 @@
 """How long is left, from records with known seconds."""
 
+import json
+
 import pytest
 
 from reid_core import clock
@@ -30,6 +32,18 @@ def test_a_run_is_expected_to_last_as_its_record_or_the_others(monkeypatch):
     assert found == pytest.approx([100, 300, 200, 970 / 5, 190, shared, 190])
     monkeypatch.setattr(clock, "recorded_seconds", lambda run: None)
     assert clock.expected_seconds(runs) == {}
+
+
+@pytest.mark.parametrize(("device", "seconds"), [("cpu (x86_64)", 12.5), ("cuda (H100)", None)])
+def test_what_a_gpu_took_tells_nothing_of_other_machines(device, seconds, monkeypatch, tmp_path):
+    run = configure("baselines", "two-stream")
+    monkeypatch.setattr(clock, "REPORTED", tmp_path)
+    assert clock.recorded_seconds(run) is None
+    content = {"config": run.to_dict(), "data": "", "train_seconds": 12.5}
+    path = tmp_path / "runs" / run.folder_name() / "metrics.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(content | {"provenance": {"device": device}}))
+    assert clock.recorded_seconds(run) == seconds
 
 
 @pytest.mark.parametrize(
