@@ -144,10 +144,10 @@ def fit(
         distributed.require_same(data=content, epochs=len(history))
         augment = Augment(run.pad, run.flip, run.erase, run.grayscale, run.trivial_augment)
         progress = Progress(run.epochs, sampler.steps, len(history))
-        if run.precision == "bf16" and not computes_bfloat16(place):
-            print("precision: float32, as this machine does not compute in bfloat16", flush=True)
         if len(history) < run.epochs:  # what was measured on lost weights is not this run's
             (folder / "metrics.json").unlink(missing_ok=True)
+            if run.precision == "bf16" and not computes_bfloat16(place):
+                print("precision: float32, no instructions for bfloat16 here", flush=True)
         seen = pixels  # in training: what is measured on stays as it is
         if run.superres and len(history) < run.epochs:
             seen = superres.replace_visible(run, index, training, root, pixels, place)

@@ -65,6 +65,9 @@ def page(tmp_path: Path) -> Iterator[webdriver.Chrome]:
         driver = webdriver.Chrome(options, service)
         try:
             wait(driver, lambda: answering(port), "JupyterLab to start")
+            # JupyterLab's current notebook is the one with focus, which not every headless
+            # Chromium gives to its window
+            driver.execute_cdp_cmd("Emulation.setFocusEmulationEnabled", {"enabled": True})
             driver.get(f"http://127.0.0.1:{port}/lab/tree/browser.ipynb?reset")
             yield driver
         finally:
@@ -84,9 +87,11 @@ def wait(driver: webdriver.Chrome, condition, what: str):
 
 
 def figure(driver: webdriver.Chrome) -> str:
-    """The source of the picture below the controls, "" while there is none."""
-    found = driver.find_elements(By.CSS_SELECTOR, ".jp-OutputArea img")
-    return found[-1].get_attribute("src") if found else ""
+    """The source of the picture below the controls, "" while there is none; asked in one step, for
+    a picture may be replaced meanwhile."""
+    return driver.execute_script(
+        "return [...document.querySelectorAll('.jp-OutputArea img')].at(-1)?.src ?? ''"
+    )
 
 
 def test_controls_work_in_jupyterlab(page: webdriver.Chrome, tmp_path: Path) -> None:

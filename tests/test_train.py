@@ -18,6 +18,7 @@ from reid_core.data.index import DatasetError
 from reid_core.data.paperdolls import draw_sysu
 from reid_core.methods import build, configure
 from reid_core.methods.baselines import Model
+from reid_core.precision import computes_bfloat16
 from reid_core.progress import Progress
 from reid_core.records import RunError
 from reid_core.retrieval.features import measure
@@ -331,6 +332,8 @@ def test_checkpoint_and_history_are_written_whole_or_not_at_all(monkeypatch, tin
 def test_log_has_a_line_for_each_epoch(tiny_dolls, capsys):
     fit(smoke(), tiny_dolls)
     lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("precision: float32") == (not computes_bfloat16(torch.device("cpu")))
+    lines = lines[-2:]
     assert [line[:12] for line in lines] == ["epoch   1/2 ", "epoch   2/2 "]
     assert all(f" {word} " in lines[1] for word in ("lr", "identity", "triplet", "total"))
 
