@@ -176,3 +176,18 @@ def test_errors_say_what_was_found_and_expected(change, message):
     arguments = {"similarity": [[0.9, 0.1]], "query_ids": [1], "gallery_ids": [1, 2], **change}
     with pytest.raises(ValueError, match=message):
         rank_metrics(**arguments)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_stable_order_is_numpy_s(dtype):
+    rng = np.random.default_rng(3)
+    rows = np.round(rng.standard_normal((20, 300)), 1).astype(dtype)  # full of equals
+    rows[0, :6] = [0.0, -0.0, np.inf, -np.inf, -0.0, 0.0]
+    rows[1] = -0.0
+    rows[2] = np.inf
+    before = rows.copy()
+    np.testing.assert_array_equal(
+        metrics.stable_order(rows), np.argsort(rows, axis=1, kind="stable")
+    )
+    np.testing.assert_array_equal(rows, before)
+    assert np.signbit(rows[1]).all(), "its own minus zeros stay"

@@ -152,12 +152,27 @@ def _ranks(distance: np.ndarray, column: np.ndarray, exists: np.ndarray) -> np.n
     equal = torch.searchsorted(*lists, right=True).numpy() - before
     tied = ((equal > 1) & np.isfinite(own)).any(axis=1)
     if tied.any():
-        order = np.argsort(distance[tied], axis=1, kind="stable")
+        order = stable_order(distance[tied])
         places = np.empty(order.shape, distance.dtype)
         np.put_along_axis(places, order, np.arange(order.shape[1], dtype=places.dtype)[None], 1)
         distance[tied] = places
         return _ranks(distance, column, exists)
     return before + 1
+
+
+def stable_order(rows: np.ndarray) -> np.ndarray:
+    """``np.argsort(rows, axis=1, kind="stable")`` of floats (n, G), without NaN.
+
+    In float32, where long lists are full of equals, a number and its place fit into one integer:
+    sorting those needs no places beside them, and numpy has vector instructions for it.
+    """
+    if rows.dtype != np.float32:
+        return np.argsort(rows, axis=1, kind="stable")
+    bits = (rows + np.float32(0)).view(np.int32)  # + 0 makes -0.0, which equals it, 0.0
+    bits = np.where(bits < 0, bits ^ np.int32(0x7FFFFFFF), bits)  # integers in the floats' order
+    keys = bits.astype(np.int64) << 32 | np.arange(rows.shape[1])
+    keys.sort(axis=1)
+    return keys & 0xFFFFFFFF
 
 
 def average(scores: list[np.ndarray], n_queries: int) -> dict[str, float | int]:
