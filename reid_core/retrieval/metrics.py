@@ -247,7 +247,8 @@ def unit_rows(features: np.ndarray) -> np.ndarray:
                 "expected finite rows with a direction; check the model and its inputs"
             )
     scaled = features / peak[:, None]
-    scaled /= np.linalg.norm(scaled, axis=1, keepdims=True)
+    for block in query_blocks(*scaled.shape):  # all squares at once would be as large once more
+        scaled[block] /= np.linalg.norm(scaled[block], axis=1, keepdims=True)
     return scaled
 
 
