@@ -12,7 +12,7 @@ from reid_core.benchmarks.timing import seconds
 from reid_core.data.inventory import Inventory
 from reid_core.retrieval import evaluate
 from reid_core.retrieval.candidates import TestSet, ignored, prepare
-from reid_core.retrieval.metrics import CUTOFFS, METRICS, query_blocks, unit_rows
+from reid_core.retrieval.metrics import CUTOFFS, METRICS, unit_rows
 from reid_core.retrieval.rerank import K1, K2, WEIGHT, rerank
 
 Labels = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -96,10 +96,10 @@ def naive_rerank(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
 def evaluation(
     features: np.ndarray, labels: Labels, queries: int, rounds: int, **settings: Any
 ) -> dict[str, float]:
-    """``seconds`` of ``evaluate`` and of the ``naive`` loop, how much of each goes into what both
-    do alike (``shared`` and ``naive shared``: checking, scaling and multiplying features), and how
-    far their measures lie apart (``difference``). About ``queries`` queries are ranked by the loop,
-    and both agree on these; as no query knows another, its seconds are multiplied up."""
+    """``seconds`` of ``evaluate`` and of the ``naive`` loop, and how far their measures lie apart
+    (``difference``). About ``queries`` queries are ranked by the loop, and both agree on these; as
+    no query knows another, its seconds are multiplied up. Checking and scaling the features is part
+    of both."""
     infrared = labels[3] == "infrared"
     every = max(1, infrared.sum() // queries)
     few = ~infrared
@@ -107,33 +107,16 @@ def evaluation(
     some = features[few], *(column[few] for column in labels)
     test = prepare(*some, **settings)
     slow = naive_evaluate(test)
-    whole = prepare(features, *labels, **settings)
     works = {
         "seconds": lambda: evaluate(features, *labels, **settings),
-        "shared": lambda: _products(whole),
         "naive": lambda: naive_evaluate(test),
-        "naive shared": lambda: _naive_products(test),
         "prepare": lambda: prepare(features, *labels, **settings),
     }
     found = seconds(works, rounds)
-    found[["naive", "naive shared"]] *= infrared.sum() / len(test.queries)
-    found[["shared", "naive", "naive shared"]] += found.pop("prepare")
+    found["naive"] *= infrared.sum() / len(test.queries)
+    found["naive"] += found.pop("prepare")
     apart = np.abs(evaluate(*some, **settings).trials[list(METRICS)].to_numpy() - slow).max()
     return found.to_dict() | {"difference": apart}
-
-
-def _products(test: TestSet) -> None:
-    """Those of ``evaluate``: every picture that any trial's gallery has, once."""
-    used = np.unique(np.concatenate(test.galleries))
-    for block in query_blocks(len(test.queries), len(used)):
-        test.features[test.queries.index[block]] @ test.features[used].T
-
-
-def _naive_products(test: TestSet) -> None:
-    for rows in test.galleries:
-        features = test.features[rows]
-        for query in test.queries.index:
-            features @ test.features[query]
 
 
 def reranking(queries: int, gallery: int, people: int, rounds: int) -> dict[str, float]:
