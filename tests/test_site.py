@@ -109,17 +109,22 @@ def test_reads_in_a_browser_without_network(pages, browser):
 LOOK = """
 const done = arguments[0];
 const count = (selector) => document.querySelectorAll(selector).length;
-const typeset = window.MathJax?.startup?.promise ?? Promise.resolve();
-const images = [...document.images];
-for (const image of images) image.loading = "eager";
-const decoded = Promise.all(images.map((image) => image.decode().catch(() => {})));
-Promise.all([typeset, decoded]).then(() => done({
-    title: document.title,
-    figures: images.length,
-    hidden: images.filter((i) => !i.naturalWidth || !i.getBoundingClientRect().width).length,
-    written: count(".math"), typeset: count(".math mjx-container"), errors: count("mjx-merror"),
-    overflow: document.documentElement.scrollWidth > window.innerWidth,
-}));
+const loaded = new Promise((ready) => {  // MathJax and pictures too, whatever the driver waits for
+    if (document.readyState === "complete") ready(); else addEventListener("load", ready);
+});
+loaded.then(async () => {
+    const images = [...document.images];
+    for (const image of images) image.loading = "eager";
+    await Promise.all(images.map((image) => image.decode().catch(() => {})));
+    await window.MathJax?.startup?.promise;
+    done({
+        title: document.title,
+        figures: images.length,
+        hidden: images.filter((i) => !i.naturalWidth || !i.getBoundingClientRect().width).length,
+        written: count(".math"), typeset: count(".math mjx-container"), errors: count("mjx-merror"),
+        overflow: document.documentElement.scrollWidth > window.innerWidth,
+    });
+});
 """
 
 
