@@ -1,5 +1,7 @@
 """The sampler: who is drawn, how often, and the same again after a resume."""
 
+from threading import Event
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +9,7 @@ import torch
 
 from reid_core.data import DatasetError
 from reid_core.data.augment import Augment, normalise
-from reid_core.data.batches import CrossModalSampler, training_batches
+from reid_core.data.batches import CrossModalSampler, ahead, training_batches
 
 
 def make_table(counts: dict[int, tuple[int, int]], first: int = 0) -> pd.DataFrame:
@@ -157,3 +159,29 @@ def test_augmentation_differs_between_epochs_and_seeds():
         (batch,) = training_batches(Numbered(), Same(seed), Augment(pad=2), number, cpu)
         seen.add(batch.visible.numpy().tobytes())
     assert len(seen) == 3
+
+
+def test_ahead_prepares_one_batch_while_one_is_in_use():
+    begun = [Event() for _ in range(5)]
+
+    def source():
+        for number, event in enumerate(begun):
+            event.set()
+            yield number
+
+    batches = ahead(source())
+    assert next(batches) == 0
+    assert begun[1].wait(10)
+    assert not begun[2].wait(0.1)  # and no more than one
+    assert list(batches) == [1, 2, 3, 4]
+
+
+def test_ahead_hands_on_what_went_wrong_after_what_was_right():
+    def source():
+        yield 1
+        raise DatasetError("the disk is gone")
+
+    batches = ahead(source())
+    assert next(batches) == 1
+    with pytest.raises(DatasetError, match="the disk is gone"):
+        next(batches)

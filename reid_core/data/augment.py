@@ -50,8 +50,9 @@ class Augment:
     ICCV 2021) and, after normalisation, erasing (Zhong et al., AAAI 2020).
 
     Random numbers are drawn on the CPU from the generator that is passed, so a seed means the same
-    augmentation on every device. Pictures are cut where they lie and all else is done where the
-    batch shall be: a GPU that copied rectangles would start some two hundred kernels for a batch.
+    augmentation on every device. What is done picture by picture is done where they lie, all else
+    where the batch shall be: a GPU that copied rectangles would start some two hundred kernels for
+    a batch.
     """
 
     pad: int = 10
@@ -70,9 +71,10 @@ class Augment:
         """uint8 ``(B, H, W, 3)`` to normalised float32 ``(B, 3, H, W)`` on ``device`` (where
         ``images`` lie, if it is None); ``modality`` decides whether pictures may turn gray (only
         "visible" ones have colour to lose)."""
-        images = self._crop_and_flip(images, random).to(device)
+        images = self._crop_and_flip(images, random)
         if self.trivial:
             images = _trivial_augment(images, random)
+        images = images.to(device)
         if self.grayscale and modality == "visible":
             images = self._gray(images, random)
         out = normalise(images)

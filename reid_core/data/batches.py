@@ -1,6 +1,7 @@
 """Batches of P identities × K pictures × two modalities, drawn reproducibly."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -101,7 +102,19 @@ def training_batches(
     epoch: int,
     device: torch.device,
 ) -> Iterator[Batch]:
-    """One epoch of augmented batches on ``device``."""
+    """One epoch of augmented batches on ``device``; for a GPU each is prepared while it works on
+    the one before."""
+    batches = _augmented(pixels, sampler, augment, epoch, device)
+    return ahead(batches) if device.type == "cuda" else batches  # a CPU has its cores at work
+
+
+def _augmented(
+    pixels: Pixels,
+    sampler: CrossModalSampler,
+    augment: Augment,
+    epoch: int,
+    device: torch.device,
+) -> Iterator[Batch]:
     state = np.random.SeedSequence([sampler.seed, epoch]).generate_state(1)
     random = torch.Generator().manual_seed(int(state[0]))
     for visible, infrared, identity in sampler.epoch(epoch):
@@ -110,3 +123,12 @@ def training_batches(
             infrared=augment(pixels.take(infrared), "infrared", random, device),
             identity=torch.from_numpy(identity).to(device),
         )
+
+
+def ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches, in their order; a thread prepares the next one while one is in use."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = pool.submit(next, batches, None)
+            yield batch
