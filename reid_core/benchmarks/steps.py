@@ -111,7 +111,8 @@ def parts(step: Step, rounds: int) -> pd.Series:
     """The share of each of `PARTS` in a step, by torch's profiler, the median of ``rounds`` ones:
     operators forward, and what each of them costs backward. "heads" are the model's modules behind
     the backbone, "losses" what its ``losses`` does outside of modules, mrda's masks too. On a GPU
-    its time counts, not the CPU's that keeps it busy.
+    its time counts, not the CPU's that keeps it busy, and "augmentation" is the wait for a batch:
+    another thread, which the profiler does not see, prepares it.
     """
     hooks = []
     for name, module in step.model.named_modules():
