@@ -16,7 +16,8 @@ def test_readme_and_summary_follow_the_records() -> None:
     written = pd.read_csv(REPORTED / "summary.csv")
     pd.testing.assert_frame_equal(written, summarised.round(4), check_dtype=False, atol=1e-9)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert report.readme_table(summarised) in readme
+    for profile in ("demo", "gpu"):
+        assert report.readme_table(summarised, profile) in readme
     assert report.gap_table() in readme
 
 
