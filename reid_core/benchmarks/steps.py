@@ -142,6 +142,15 @@ def _profiled(step: Step) -> dict[str, float]:
     return spent
 
 
+def kernel_seconds(step: Step) -> float:
+    """How long a GPU computes in one step, its kernels added up: the rest of the step it waits."""
+    kinds = [ProfilerActivity.CPU, ProfilerActivity.CUDA]
+    with _quiet(), profile(activities=kinds) as profiled:
+        step()
+    found = [e for e in profiled.key_averages() if e.device_type == DeviceType.CUDA]
+    return sum(event.self_device_time_total for event in found) / 1e6
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """torch's profiler writes a log to stderr, from C++."""
