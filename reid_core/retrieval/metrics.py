@@ -121,9 +121,10 @@ def score_queries(
     valid = exists.any(axis=1)
     exists, column = exists[valid], column[valid]
 
-    distance = -similarity[valid]
+    kept = slice(None) if valid.all() else valid  # of all rows no copy is needed before the minus
+    distance = np.negative(similarity[kept], order="C")
     if ignore is not None:
-        np.putmask(distance, ignore[valid], np.inf)  # to the very end: they shift nobody's rank
+        np.putmask(distance, ignore[kept], np.inf)  # to the very end: they shift nobody's rank
     rank = _ranks(distance, column, exists)
     positives = exists.sum(axis=1)
     precision = np.where(k < positives[:, None], (k + 1) / rank, 0)
@@ -132,8 +133,8 @@ def score_queries(
     place = rank[:, 0]
     if cmc == "identities":
         first = np.where(exists, np.take_along_axis(distance, column, axis=1), np.inf).min(axis=1)
-        nearest = np.minimum.reduceat(distance[:, by_identity], start, axis=1)
-        place = (nearest <= first[:, None]).sum(axis=1)  # those only ignored are infinitely far
+        nearer = (distance <= first[:, None])[:, by_identity]  # what is ignored is infinitely far
+        place = np.logical_or.reduceat(nearer, start, axis=1).sum(axis=1)
     return np.stack([place, average_precision, positives / last])
 
 

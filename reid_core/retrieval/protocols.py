@@ -4,11 +4,14 @@ Sources: Wu et al., ICCV 2017 (SYSU-MM01); Nguyen et al., Sensors 2017 (RegDB); 
 2023 (LLCM); Ye et al., TPAMI 2021 (AGW, whose way of drawing galleries the field adopted).
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 
 from reid_core.retrieval.candidates import TestSet, ignored, prepare
 from reid_core.retrieval.metrics import CUTOFFS, METRICS, average, query_blocks, score_queries
@@ -206,15 +209,28 @@ def _plain_scores(test: TestSet) -> list[list[np.ndarray]]:
     columns = [np.searchsorted(used, rows) for rows in test.galleries]
     gallery, gallery_features = test.images.loc[used], test.features[used]
     scores: list[list[np.ndarray]] = [[] for _ in test.galleries]
-    for block in query_blocks(len(test.queries), len(used)):
-        query = test.queries.iloc[block]
-        similarity = test.features[query.index] @ gallery_features.T
-        ignore = ignored(test.protocol, query, gallery)
-        for of_trial, chosen in zip(scores, columns, strict=True):
-            of_trial.append(
-                _scores(test, query, gallery.iloc[chosen], similarity[:, chosen], ignore[:, chosen])
-            )
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # numpy sorts on one core alone
+        for block in query_blocks(len(test.queries), len(used)):
+            query = test.queries.iloc[block]
+            similarity = test.features[query.index] @ gallery_features.T
+            ignore = ignored(test.protocol, query, gallery)
+            of_trial = partial(_trial_scores, test, query, gallery, similarity, ignore)
+            for kept, found in zip(scores, pool.map(of_trial, columns), strict=True):
+                kept.append(found)
     return scores
+
+
+def _trial_scores(
+    test: TestSet,
+    query: pd.DataFrame,
+    gallery: pd.DataFrame,
+    similarity: np.ndarray,
+    ignore: np.ndarray,
+    chosen: np.ndarray,
+) -> np.ndarray:
+    """`score_queries` among the columns ``chosen`` of what the trials have in common."""
+    some = similarity.take(chosen, axis=1), ignore.take(chosen, axis=1)
+    return _scores(test, query, gallery.iloc[chosen], *some)
 
 
 def _reranked_scores(test: TestSet) -> list[list[np.ndarray]]:
