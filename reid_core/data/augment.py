@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
 import torch
 from torchvision.transforms import v2
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, what "L" means to Pillow and torchvision
+_CACHED = 8  # pictures
 
 
 @cache
@@ -25,8 +27,14 @@ def normalise(images: torch.Tensor) -> torch.Tensor:
     The result is channels-last in memory, because that is how pixels are stored.
     """
     mean, std = _constants(images.device, images.shape[2])
-    rows = images.flatten(2).to(mean.dtype, copy=True)  # in place from here: half the memory
-    return rows.sub_(mean).div_(std).view(images.shape).permute(0, 3, 1, 2)
+    rows = images.flatten(2)
+    out = torch.empty(rows.shape, dtype=mean.dtype, device=rows.device)
+    # a few pictures stay in a CPU's cache between the three operations, a whole batch does not
+    some = _CACHED if rows.device.type == "cpu" else len(rows)
+    for start in range(0, len(rows), max(1, some)):
+        part = slice(start, start + some)
+        out[part].copy_(rows[part]).sub_(mean).div_(std)
+    return out.view(images.shape).permute(0, 3, 1, 2)
 
 
 def denormalise(images: torch.Tensor) -> torch.Tensor:
@@ -50,9 +58,9 @@ class Augment:
     ICCV 2021) and, after normalisation, erasing (Zhong et al., AAAI 2020).
 
     Random numbers are drawn on the CPU from the generator that is passed, so a seed means the same
-    augmentation on every device. What is done picture by picture is done where they lie, all else
-    where the batch shall be: a GPU that copied rectangles would start some two hundred kernels for
-    a batch.
+    augmentation on every device. What is done picture by picture is done on the CPU, all else where
+    the batch shall be: a GPU that copied rectangles would start some two hundred kernels for a
+    batch.
     """
 
     pad: int = 10
@@ -71,7 +79,8 @@ class Augment:
         """uint8 ``(B, H, W, 3)`` to normalised float32 ``(B, 3, H, W)`` on ``device`` (where
         ``images`` lie, if it is None); ``modality`` decides whether pictures may turn gray (only
         "visible" ones have colour to lose)."""
-        images = self._crop_and_flip(images, random)
+        device = images.device if device is None else device
+        images = self._crop_and_flip(images.cpu(), random)
         if self.trivial:
             images = _trivial_augment(images, random)
         images = images.to(device)
@@ -84,14 +93,17 @@ class Augment:
         n, height, width, _ = images.shape
         offset = torch.randint(2 * self.pad + 1, (n, 2), generator=random) - self.pad
         mirrored = torch.rand(n, generator=random) < self.flip
-        out = torch.zeros_like(images)
-        choices = zip(images, out, offset.tolist(), mirrored.tolist(), strict=True)
-        for picture, target, (y, x), mirror in choices:  # to copy rectangles is fast, to gather not
+        source = images.numpy()
+        # to mirror is fast in torch, with channels first, and to copy rectangles in numpy
+        turned = torch.from_numpy(source[mirrored.numpy()]).permute(0, 3, 1, 2).flip(3)
+        turned = iter(turned.permute(0, 2, 3, 1).numpy())
+        out = np.zeros_like(source)
+        choices = zip(source, out, offset.tolist(), mirrored.tolist(), strict=True)
+        for picture, target, (y, x), mirror in choices:
+            picture, x = (next(turned), -x) if mirror else (picture, x)
             part = picture[_inside(y, height), _inside(x, width)]
-            if mirror:  # with channels first, where torch is fast
-                part = part.permute(2, 0, 1).flip(2).permute(1, 2, 0)
-            target[_inside(-y, height), _inside(x if mirror else -x, width)] = part
-        return out
+            target[_inside(-y, height), _inside(-x, width)] = part
+        return torch.from_numpy(out)
 
     def _gray(self, images: torch.Tensor, random: torch.Generator) -> torch.Tensor:
         chosen = (torch.rand(len(images), generator=random) < self.grayscale).to(images.device)
