@@ -9,7 +9,7 @@ import torch
 
 from reid_core.data import DatasetError
 from reid_core.data.augment import Augment, normalise
-from reid_core.data.batches import CrossModalSampler, ahead, training_batches
+from reid_core.data.batches import CrossModalSampler, ahead, augmented_batches, training_batches
 
 
 def make_table(counts: dict[int, tuple[int, int]], first: int = 0) -> pd.DataFrame:
@@ -185,3 +185,31 @@ def test_ahead_hands_on_what_went_wrong_after_what_was_right():
     assert next(batches) == 1
     with pytest.raises(DatasetError, match="the disk is gone"):
         next(batches)
+
+
+def test_ahead_ends_with_who_takes_from_it():
+    taken = iter(range(1000))
+    batches = ahead(taken)
+    assert [next(batches), next(batches)] == [0, 1]
+    batches.close()
+    assert next(taken) == 3, "2 was on its way, and nothing after it"
+
+
+@pytest.mark.parametrize(
+    ("device", "trivial", "threaded"),
+    [("cuda:0", False, True), ("cuda:0", True, False), ("cpu", False, False)],
+)
+def test_who_gets_batches_from_a_thread(device, trivial, threaded, monkeypatch):
+    monkeypatch.setattr("reid_core.data.batches.ahead", lambda batches: "from a thread")
+    sampler = CrossModalSampler(TABLE, 3, 2, seed=1, steps=2)
+    augment = Augment(trivial=trivial)
+    found = training_batches(Numbered(), sampler, augment, 0, torch.device(device))
+    assert (found == "from a thread") == threaded
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_thread_changes_nothing():
+    sampler, augment = CrossModalSampler(TABLE, 3, 2, seed=1, steps=5), Augment(grayscale=0.5)
+    given = (Numbered(), sampler, augment, 0, torch.device("cuda", 0))
+    for one, other in zip(training_batches(*given), augmented_batches(*given), strict=True):
+        assert one.visible.equal(other.visible) and one.infrared.equal(other.infrared)

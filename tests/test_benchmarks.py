@@ -51,5 +51,6 @@ def test_parts_of_a_step(tmp_path):
     shares = steps.parts(step, 2)
     assert tuple(shares.index) == steps.PARTS
     assert shares.sum() == pytest.approx(1) and (shares > 0).all()
+    assert steps.computing_seconds(step) > 0
     hooks = [h for m in step.model.modules() for h in (*m._forward_hooks, *m._forward_pre_hooks)]
     assert not hooks, "profiling must leave nothing behind"

@@ -130,6 +130,12 @@ def test_tensors_and_series_are_taken(example):
     assert again == found
 
 
+def test_how_a_matrix_lies_in_memory_does_not_matter(example):
+    similarity, *rest, ignore = example
+    expected = rank_metrics(similarity, *rest, ignore=ignore)
+    assert rank_metrics(np.asfortranarray(similarity), *rest, ignore=ignore) == expected
+
+
 def test_the_input_is_left_as_it_was(example):
     similarity, query_ids, gallery_ids, ignore = example
     before = similarity.copy(), ignore.copy()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.io import loadmat
 
-from reid_core.retrieval import evaluate
+from reid_core.retrieval import evaluate, metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = Path(os.environ.get("REID_REAL_DATA", ROOT.parent / "shared" / "real"))
@@ -340,6 +340,17 @@ def test_the_length_of_features_does_not_matter(sysu):
     )
     expected = evaluate(**sysu, protocol="sysu", mode="all")
     pd.testing.assert_frame_equal(found.trials, expected.trials)
+
+
+def test_threads_and_blocks_change_nothing(sysu, monkeypatch):
+    request = {"protocol": "sysu", "mode": "all", "trials": 7}
+    one = evaluate(**sysu, **request)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)  # the tests themselves have one
+    monkeypatch.setattr(metrics, "BLOCK_ENTRIES", 500)
+    assert len(list(metrics.query_blocks(len(sysu["identities"]), 100))) > 5
+    several = evaluate(**sysu, **request)
+    pd.testing.assert_frame_equal(several.trials, one.trials)
+    np.testing.assert_array_equal(several.cmc, one.cmc)
 
 
 def test_a_draw_leaves_python_s_generator_alone(sysu):

@@ -18,7 +18,13 @@ from torch.profiler import ProfilerActivity, profile
 from reid_core.benchmarks.timing import Work
 from reid_core.config import RunConfig
 from reid_core.data.augment import Augment
-from reid_core.data.batches import Batch, CrossModalSampler, Pixels, training_batches
+from reid_core.data.batches import (
+    Batch,
+    CrossModalSampler,
+    Pixels,
+    augmented_batches,
+    training_batches,
+)
 from reid_core.layers.two_stream import resnet_stages
 from reid_core.methods import build
 from reid_core.precision import autocast
@@ -28,12 +34,14 @@ PARTS = ("backbone", "heads", "losses", "augmentation", "optimizer")
 
 
 def batches_for(
-    run: RunConfig, index: pd.DataFrame, pixels: Pixels, device: torch.device
+    run: RunConfig, index: pd.DataFrame, pixels: Pixels, device: torch.device, ahead: bool = True
 ) -> Iterator[Batch]:
-    """Batches of ``run`` without end, as `train.fit` draws them."""
+    """Batches of ``run`` without end, as `train.fit` draws them; without ``ahead`` a GPU too has
+    each prepared when it is asked for."""
     sampler = CrossModalSampler(index, run.identities, run.images, run.seed, steps=10**9)
     augment = Augment(run.pad, run.flip, run.erase, run.grayscale, run.trivial_augment)
-    return training_batches(pixels, sampler, augment, 0, device)
+    draw = training_batches if ahead else augmented_batches
+    return draw(pixels, sampler, augment, 0, device)
 
 
 class Step:
@@ -111,8 +119,8 @@ def parts(step: Step, rounds: int) -> pd.Series:
     """The share of each of `PARTS` in a step, by torch's profiler, the median of ``rounds`` ones:
     operators forward, and what each of them costs backward. "heads" are the model's modules behind
     the backbone, "losses" what its ``losses`` does outside of modules, mrda's masks too. On a GPU
-    its time counts, not the CPU's that keeps it busy, and "augmentation" is the wait for a batch:
-    another thread, which the profiler does not see, prepares it.
+    its time counts, not the CPU's that keeps it busy, and what another thread does there, which
+    prepares the next batch, is not seen.
     """
     hooks = []
     for name, module in step.model.named_modules():
@@ -142,13 +150,10 @@ def _profiled(step: Step) -> dict[str, float]:
     return spent
 
 
-def kernel_seconds(step: Step) -> float:
-    """How long a GPU computes in one step, its kernels added up: the rest of the step it waits."""
-    kinds = [ProfilerActivity.CPU, ProfilerActivity.CUDA]
-    with _quiet(), profile(activities=kinds) as profiled:
-        step()
-    found = [e for e in profiled.key_averages() if e.device_type == DeviceType.CUDA]
-    return sum(event.self_device_time_total for event in found) / 1e6
+def computing_seconds(step: Step) -> float:
+    """How long operators compute in one step, added up as in `parts`: on a GPU what is missing to
+    the step's own time it waits."""
+    return sum(_profiled(step).values()) / 1e6
 
 
 @contextmanager

@@ -30,8 +30,8 @@ def normalise(images: torch.Tensor) -> torch.Tensor:
     rows = images.flatten(2)
     out = torch.empty(rows.shape, dtype=mean.dtype, device=rows.device)
     # a few pictures stay in a CPU's cache between the three operations, a whole batch does not
-    some = _CACHED if rows.device.type == "cpu" else len(rows)
-    for start in range(0, len(rows), max(1, some)):
+    some = _CACHED if rows.device.type == "cpu" else max(1, len(rows))
+    for start in range(0, len(rows), some):
         part = slice(start, start + some)
         out[part].copy_(rows[part]).sub_(mean).div_(std)
     return out.view(images.shape).permute(0, 3, 1, 2)
@@ -46,9 +46,8 @@ def denormalise(images: torch.Tensor) -> torch.Tensor:
 
 
 def luma(images: torch.Tensor) -> torch.Tensor:
-    """Pixels (B, H, W, 3) uint8 to their brightness (B, H, W, 1) uint8."""
-    with torch.autocast(images.device.type, enabled=False):
-        gray = images.float() @ torch.tensor(_LUMA, device=images.device)
+    """Pixels (B, H, W, 3) uint8 to their brightness (B, H, W, 1) uint8; not for autocast."""
+    gray = images.float() @ torch.tensor(_LUMA, device=images.device)
     return gray.round().to(torch.uint8)[..., None]
 
 
@@ -93,14 +92,14 @@ class Augment:
         n, height, width, _ = images.shape
         offset = torch.randint(2 * self.pad + 1, (n, 2), generator=random) - self.pad
         mirrored = torch.rand(n, generator=random) < self.flip
-        source = images.numpy()
-        # to mirror is fast in torch, with channels first, and to copy rectangles in numpy
-        turned = torch.from_numpy(source[mirrored.numpy()]).permute(0, 3, 1, 2).flip(3)
-        turned = iter(turned.permute(0, 2, 3, 1).numpy())
-        out = np.zeros_like(source)
-        choices = zip(source, out, offset.tolist(), mirrored.tolist(), strict=True)
-        for picture, target, (y, x), mirror in choices:
-            picture, x = (next(turned), -x) if mirror else (picture, x)
+        pictures = list(images.numpy())
+        # to mirror is fast in torch, along the last axis, and to copy rectangles in numpy
+        turned = torch.from_numpy(images.numpy()[mirrored.numpy()]).permute(0, 3, 1, 2).flip(3)
+        for number, picture in zip(np.flatnonzero(mirrored), turned, strict=True):
+            pictures[number] = picture.permute(1, 2, 0).numpy()
+        offset[mirrored, 1] *= -1
+        out = np.zeros(images.shape, np.uint8)
+        for target, picture, (y, x) in zip(out, pictures, offset.tolist(), strict=True):
             part = picture[_inside(y, height), _inside(x, width)]
             target[_inside(-y, height), _inside(-x, width)] = part
         return torch.from_numpy(out)

@@ -102,19 +102,24 @@ def training_batches(
     epoch: int,
     device: torch.device,
 ) -> Iterator[Batch]:
-    """One epoch of augmented batches on ``device``; for a GPU each is prepared while it works on
-    the one before."""
-    batches = _augmented(pixels, sampler, augment, epoch, device)
-    return ahead(batches) if device.type == "cuda" else batches  # a CPU has its cores at work
+    """One epoch of augmented batches on ``device``; for a GPU each is prepared, on its default
+    stream, while it works on the one before."""
+    if device == torch.device("cuda"):  # to each thread the one that is current there
+        device = torch.device("cuda", torch.cuda.current_device())
+    batches = augmented_batches(pixels, sampler, augment, epoch, device)
+    # a CPU has its cores at work; and TrivialAugment draws from the global generator, as a method
+    # may meanwhile
+    return ahead(batches) if device.type == "cuda" and not augment.trivial else batches
 
 
-def _augmented(
+def augmented_batches(
     pixels: Pixels,
     sampler: CrossModalSampler,
     augment: Augment,
     epoch: int,
     device: torch.device,
 ) -> Iterator[Batch]:
+    """`training_batches`, each prepared when it is asked for."""
     state = np.random.SeedSequence([sampler.seed, epoch]).generate_state(1)
     random = torch.Generator().manual_seed(int(state[0]))
     for visible, infrared, identity in sampler.epoch(epoch):

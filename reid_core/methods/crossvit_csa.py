@@ -127,7 +127,8 @@ Scale = tuple[torch.Tensor | None, torch.Tensor]  # class token (n, D) and map (
 def companion(images: torch.Tensor) -> torch.Tensor:
     """Normalised pictures (B, 3, H, W) in gray, normalised; channels first in memory, on which the
     last bits of what is computed from them depend."""
-    return normalise(luma(denormalise(images)).expand(-1, -1, -1, 3)).contiguous()
+    with torch.autocast(images.device.type, enabled=False):
+        return normalise(luma(denormalise(images)).expand(-1, -1, -1, 3)).contiguous()
 
 
 class SummedSpatialAttention(nn.Module):

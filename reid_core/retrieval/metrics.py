@@ -122,7 +122,7 @@ def score_queries(
     exists, column = exists[valid], column[valid]
 
     kept = slice(None) if valid.all() else valid  # of all rows no copy is needed before the minus
-    distance = np.negative(similarity[kept], order="C")
+    distance = np.negative(similarity[kept], order="C")  # whole rows in memory: they get sorted
     if ignore is not None:
         np.putmask(distance, ignore[kept], np.inf)  # to the very end: they shift nobody's rank
     rank = _ranks(distance, column, exists)

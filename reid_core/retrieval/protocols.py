@@ -209,8 +209,10 @@ def _plain_scores(test: TestSet) -> list[list[np.ndarray]]:
     columns = [np.searchsorted(used, rows) for rows in test.galleries]
     gallery, gallery_features = test.images.loc[used], test.features[used]
     scores: list[list[np.ndarray]] = [[] for _ in test.galleries]
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # numpy sorts on one core alone
-        for block in query_blocks(len(test.queries), len(used)):
+    # numpy sorts on one core alone; more than a few threads gain little, and each that calls torch
+    # gets as many again
+    with ThreadPoolExecutor(min(8, torch.get_num_threads())) as pool:
+        for block in query_blocks(len(test.queries), sum(map(len, columns))):  # all trials at once
             query = test.queries.iloc[block]
             similarity = test.features[query.index] @ gallery_features.T
             ignore = ignored(test.protocol, query, gallery)
