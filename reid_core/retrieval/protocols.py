@@ -209,30 +209,37 @@ def _plain_scores(test: TestSet) -> list[list[np.ndarray]]:
     columns = [np.searchsorted(used, rows) for rows in test.galleries]
     gallery, gallery_features = test.images.loc[used], test.features[used]
     scores: list[list[np.ndarray]] = [[] for _ in test.galleries]
-    # numpy sorts on one core alone; more than a few threads gain little, and each that calls torch
-    # gets as many again
-    with ThreadPoolExecutor(min(8, torch.get_num_threads())) as pool:
-        for block in query_blocks(len(test.queries), sum(map(len, columns))):  # all trials at once
+    # numpy sorts on one core alone; not on more than a few, as each that calls torch gets as many
+    workers = min(8, torch.get_num_threads())
+    with ThreadPoolExecutor(workers) as pool:
+        for block in query_blocks(len(test.queries), len(used)):
             query = test.queries.iloc[block]
             similarity = test.features[query.index] @ gallery_features.T
             ignore = ignored(test.protocol, query, gallery)
-            of_trial = partial(_trial_scores, test, query, gallery, similarity, ignore)
-            for kept, found in zip(scores, pool.map(of_trial, columns), strict=True):
-                kept.append(found)
+            size = -(-len(query) // workers)
+            parts = [slice(start, start + size) for start in range(0, len(query), size)]
+            of_trials = partial(_part_scores, test, query, gallery, columns, similarity, ignore)
+            for found in pool.map(of_trials, parts):
+                for of_trial, of_part in zip(scores, found, strict=True):
+                    of_trial.append(of_part)
     return scores
 
 
-def _trial_scores(
+def _part_scores(
     test: TestSet,
     query: pd.DataFrame,
     gallery: pd.DataFrame,
+    columns: list[np.ndarray],
     similarity: np.ndarray,
     ignore: np.ndarray,
-    chosen: np.ndarray,
-) -> np.ndarray:
-    """`score_queries` among the columns ``chosen`` of what the trials have in common."""
-    some = similarity.take(chosen, axis=1), ignore.take(chosen, axis=1)
-    return _scores(test, query, gallery.iloc[chosen], *some)
+    part: slice,
+) -> list[np.ndarray]:
+    """`score_queries` of the rows ``part`` among each trial's ``columns``."""
+    found = []
+    for chosen in columns:
+        some = similarity[part].take(chosen, axis=1), ignore[part].take(chosen, axis=1)
+        found.append(_scores(test, query.iloc[part], gallery.iloc[chosen], *some))
+    return found
 
 
 def _reranked_scores(test: TestSet) -> list[list[np.ndarray]]:
