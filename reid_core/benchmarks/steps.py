@@ -18,13 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 from reid_core.benchmarks.timing import Work
 from reid_core.config import RunConfig
 from reid_core.data.augment import Augment
-from reid_core.data.batches import (
-    Batch,
-    CrossModalSampler,
-    Pixels,
-    augmented_batches,
-    training_batches,
-)
+from reid_core.data.batches import Batch, CrossModalSampler, Pixels, training_batches
 from reid_core.layers.two_stream import resnet_stages
 from reid_core.methods import build
 from reid_core.precision import autocast
@@ -40,8 +34,7 @@ def batches_for(
     each prepared when it is asked for."""
     sampler = CrossModalSampler(index, run.identities, run.images, run.seed, steps=10**9)
     augment = Augment(run.pad, run.flip, run.erase, run.grayscale, run.trivial_augment)
-    draw = training_batches if ahead else augmented_batches
-    return draw(pixels, sampler, augment, 0, device)
+    return training_batches(pixels, sampler, augment, 0, device, ahead)
 
 
 class Step:

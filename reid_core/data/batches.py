@@ -101,33 +101,29 @@ def training_batches(
     augment: Augment,
     epoch: int,
     device: torch.device,
+    thread: bool = True,
 ) -> Iterator[Batch]:
-    """One epoch of augmented batches on ``device``; for a GPU each is prepared, on its default
-    stream, while it works on the one before."""
+    """One epoch of augmented batches on ``device``; for a GPU each is prepared by a ``thread``, on
+    the default stream, while it works on the one before."""
     if device == torch.device("cuda"):  # to each thread the one that is current there
         device = torch.device("cuda", torch.cuda.current_device())
-    batches = augmented_batches(pixels, sampler, augment, epoch, device)
-    # a CPU has its cores at work; and TrivialAugment draws from the global generator, as a method
-    # may meanwhile
-    return ahead(batches) if device.type == "cuda" and not augment.trivial else batches
-
-
-def augmented_batches(
-    pixels: Pixels,
-    sampler: CrossModalSampler,
-    augment: Augment,
-    epoch: int,
-    device: torch.device,
-) -> Iterator[Batch]:
-    """`training_batches`, each prepared when it is asked for."""
     state = np.random.SeedSequence([sampler.seed, epoch]).generate_state(1)
     random = torch.Generator().manual_seed(int(state[0]))
-    for visible, infrared, identity in sampler.epoch(epoch):
-        yield Batch(
+
+    def prepared(drawn: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Batch:
+        visible, infrared, identity = drawn
+        return Batch(
             visible=augment(pixels.take(visible), "visible", random, device),
             infrared=augment(pixels.take(infrared), "infrared", random, device),
             identity=torch.from_numpy(identity).to(device),
         )
+
+    batches = map(prepared, sampler.epoch(epoch))
+    # a CPU has its cores at work; and TrivialAugment draws from the global generator, as a method
+    # may meanwhile
+    if thread and device.type == "cuda" and not augment.trivial:
+        return ahead(batches)
+    return batches
 
 
 def ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
