@@ -18,7 +18,20 @@
 # runtime is in minutes; leave gpu out where there is none. A cluster without accounting needs
 # `--slurm-status-command squeue --slurm-no-account` too: Snakemake would wait for ever. Jobs outlive
 # a Snakemake that crashed: scancel them, or wait for their end, before the same line goes on.
+#
+# On Kubernetes, whose pods share a volume claim, here named companion, at /companion, with a machine
+# or pod that also sees it there and starts the line (Snakemake copies the sources to the pods by
+# way of `storage`, and needs rsync for that on both sides):
+#
+#   REID_DATA=/companion/data REID_RESULTS=/companion/results snakemake … --jobs 20 \
+#       --executor kubernetes --container-image IMAGE --kubernetes-persistent-volumes \
+#       companion:/companion --default-storage-provider fs --default-storage-prefix /companion/storage
+#
+# IMAGE is one with rsync in which `python` has this project's dependencies and its extra. A GPU is
+# `--set-resources run:gpu=1 run:gpu_manufacturer=nvidia`. Records of pods say commit "unknown":
+# git's own files do not travel. After a crash the same holds as on SLURM.
 
+import os
 import sys
 
 from reid_core import reproduce
@@ -27,6 +40,12 @@ from reid_core.paths import results_folder
 
 def words(key, default=""):
     return str(config.get(key, default)).split()
+
+
+if folders := [name for name in ("REID_DATA", "REID_RESULTS") if os.environ.get(name)]:
+
+    envvars:  # for jobs on Kubernetes, which do not inherit them
+        *folders,
 
 
 RUNS = (results_folder() / "runs").as_posix()
@@ -58,6 +77,9 @@ rule run:
     params:
         python=sys.executable,
         data=["--data", place.data] if place.data else [],
+        metrics=RUNS + "/{run}/metrics.json",
     shell:
         "OMP_NUM_THREADS={threads} {params.python:q} -m reid_core reproduce --only {wildcards.run} "
-        "--jobs 1 {params.data:q}"
+        "--jobs 1 {params.data:q} && "
+        # on Kubernetes the output is a copy, which Snakemake then takes to its storage
+        "( [ {params.metrics:q} -ef {output:q} ] || cp {params.metrics:q} {output:q} )"

@@ -1,11 +1,16 @@
 """The Snakemake workflow on this machine's cores: runs beside each other, a failing one stops no
-other, and a workflow that was killed goes on."""
+other, and a workflow that was killed goes on. On Kubernetes: its jobs, which a stand-in starts."""
 
+import base64
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import nbformat
@@ -59,3 +64,107 @@ def test_killed_beside_a_failing_run_and_resumed(snakemake):
 def _errors(run: Path) -> list[str]:
     cells = nbformat.read(run / "notebook.ipynb", 4).cells
     return [o.ename for c in cells for o in c.get("outputs", []) if o.output_type == "error"]
+
+
+class _Cluster(BaseHTTPRequestHandler):
+    """The calls of Kubernetes' API that Snakemake makes. A pod is a process in an empty folder that
+    inherits no environment, under ``server.pods``."""
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        name = body["metadata"]["name"]
+        if self.path.endswith("/secrets"):
+            self.server.secrets[name] = body["data"]
+        else:
+            (container,) = body["spec"]["template"]["spec"]["containers"]
+            self.server.jobs[name] = self._pod(name, container)
+        self._answer(body)
+
+    def _pod(self, name: str, container: dict) -> subprocess.Popen:
+        folder = self.server.pods / name
+        folder.mkdir()
+        asked = {e["name"]: e["valueFrom"]["secretKeyRef"] for e in container["env"]}
+        given = {k: self.server.secrets[ref["name"]][ref["key"]] for k, ref in asked.items()}
+        environment = {k: base64.b64decode(value).decode() for k, value in given.items()}
+        with (self.server.pods / f"{name}.log").open("w") as log:
+            return subprocess.Popen(
+                container["command"] + container["args"], cwd=folder, stdout=log,
+                stderr=subprocess.STDOUT, env=environment | self.server.image,
+            )  # fmt: skip
+
+    def do_GET(self) -> None:
+        name = (
+            self.path.split("job-name%3D")[-1] if "/pods" in self.path else self.path.split("/")[-2]
+        )
+        code = self.server.jobs[name].poll()
+        if "/pods" in self.path:
+            return self._answer({"items": []})
+        status = {"active": code is None, "succeeded": code == 0, "failed": bool(code)}
+        self._answer({"status": {k: int(v) for k, v in status.items()}})
+
+    def do_DELETE(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._answer({})
+
+    def _answer(self, body: dict) -> None:
+        content = json.dumps(body).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Cluster)
+    server.jobs, server.secrets, server.pods = {}, {}, tmp_path / "pods"
+    server.pods.mkdir()
+    # an image has the plugins already, so that its pip finds nothing to do
+    (tmp_path / "pip").symlink_to("/bin/true")
+    here = f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    server.image = {"PATH": here, "HOME": str(tmp_path)}
+    where = {"cluster": {"server": f"http://127.0.0.1:{server.server_port}"}, "name": "c"}
+    context = {"context": {"cluster": "c", "user": "u"}, "name": "x"}
+    config = {"clusters": [where], "contexts": [context], "users": [{"name": "u", "user": {}}]}
+    config |= {"apiVersion": "v1", "kind": "Config", "current-context": "x"}
+    (tmp_path / "kubeconfig").write_text(json.dumps(config))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+
+
+@pytest.fixture
+def clone(tmp_path) -> Path:
+    """What git knows of the project; Snakemake sends that to the pods."""
+    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
+    for name in names.stdout.decode().strip("\0").split("\0"):
+        copy = tmp_path / "clone" / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, copy)
+    for words in (["init", "-q"], ["add", "."]):
+        subprocess.run(["git", *words], cwd=tmp_path / "clone", check=True)
+    return tmp_path / "clone"
+
+
+@pytest.mark.skipif(not shutil.which("rsync"), reason="Snakemake's storage on a volume needs rsync")
+def test_kubernetes_runs_in_pods_that_share_a_volume(cluster, clone, tmp_path):
+    command = [sys.executable, "-m", "snakemake", "-s", "reid_core/workflow.smk"]
+    command += ["--executor", "kubernetes", "--container-image", "none", "--jobs", "2"]
+    command += ["--kubernetes-persistent-volumes", f"claim:{tmp_path}"]
+    command += ["--default-storage-provider", "fs"]
+    command += ["--default-storage-prefix", tmp_path / "storage"]
+    command += ["--config", "profile=smoke", "artefacts=crossvit_csa-T1"]
+    environment = os.environ | {"KUBECONFIG": str(tmp_path / "kubeconfig")}
+    environment |= {"REID_RESULTS": str(tmp_path), "REID_DATA": str(tmp_path / "data")}
+    done = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True)
+    logs = [path.read_text() for path in cluster.pods.glob("*.log")]
+    assert done.returncode == 0, "\n".join([done.stderr, *logs])
+    assert len(cluster.jobs) == 1
+    (metrics,) = (tmp_path / "runs").rglob("metrics.json")
+    assert metrics.with_name("checkpoint.pt").exists(), "the run's folder is on the volume"
+    (kept,) = (tmp_path / "storage").rglob("metrics.json")
+    assert kept.read_bytes() == metrics.read_bytes()
