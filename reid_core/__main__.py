@@ -3,6 +3,7 @@ parser and one that runs it and returns the exit code."""
 
 import argparse
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from reid_core.data import DATASETS, DatasetError
 from reid_core.data.check import check
 from reid_core.data.datasets import DRAWN, NAMES, layout, locate, read
 from reid_core.data.paperdolls import draw
+from reid_core.notebooks import NotebookError
 from reid_core.paths import data_folder, shown
 
 
@@ -34,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         return options.run(options)
-    except (ConfigError, DatasetError, OSError) as error:
+    except (ConfigError, DatasetError, NotebookError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
@@ -170,9 +172,10 @@ def _reproduce(options: argparse.Namespace) -> int:
             return 0
         jobs = reproduce.plan(wanted, place, **of)
     failed = reproduce.run_all(jobs, workers)
-    again = f"python -m reid_core reproduce --only {{}}{f' --data {data}' if data else ''}"
+    where = f" --data {shlex.quote(data)}" if data else ""
     for name, why in failed.items():
-        print(f"failed: {name}: {why}\n  again: {again.format(name)}", file=sys.stderr)
+        again = f"python -m reid_core reproduce --only {name}{where}"
+        print(f"failed: {name}: {why}\n  again: {again}", file=sys.stderr)
     undrawn = reproduce.draw_all(wanted, place) if wanted else {}
     for name, why in undrawn.items():
         print(f"not drawn: {name}: {why}", file=sys.stderr)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from reid_core import records
 from reid_core.artefacts import artefacts
 from reid_core.clock import Clock, duration, expected_seconds
@@ -19,6 +21,7 @@ from reid_core.drawings import Artefact, Place
 from reid_core.methods import configure
 from reid_core.notebooks import NotebookError, check, execute, notebook_of
 from reid_core.paths import shown
+from reid_core.precision import computes_bfloat16
 
 _NAME = re.compile(r"([^/]+)/([^/]+)/([^/]+/[^/]+)/seed(\d+)(?:-trial(\d+))?")
 
@@ -95,8 +98,11 @@ def plan(
         A notebook lacks a parameter that a run needs.
     """
     jobs = _distinct(wanted, place, seeds, trials)
-    for job in {j.run.method: j for j in jobs}.values():
-        check(job.notebook, job.parameters)
+    given: dict[Path, dict[str, Any]] = {}
+    for job in jobs:
+        given.setdefault(job.notebook, {}).update(job.parameters)
+    for notebook, parameters in given.items():
+        check(notebook, parameters)
     return jobs
 
 
@@ -122,6 +128,8 @@ def job_of(name: str, data: str = "") -> Job:
     ------
     ConfigError
         It names no such run.
+    NotebookError
+        The notebook lacks a parameter that the run needs.
     """
     found = _NAME.fullmatch(name)
     if not found:
@@ -129,7 +137,9 @@ def job_of(name: str, data: str = "") -> Job:
             f"run: found '{name}', expected profile/dataset/method/variant/seed<k>[-trial<t>]."
         )
     profile, dataset, variant, seed, trial = found.groups()
-    return _job(variant, profile, dataset, int(seed), int(trial or 1), data)
+    job = _job(variant, profile, dataset, int(seed), int(trial or 1), data)
+    check(job.notebook, job.parameters)
+    return job
 
 
 def _job(name: str, profile: str, dataset: str, seed: int, trial: int, data: str) -> Job:
@@ -245,7 +255,10 @@ def overview(
     lines.append(f"{len(wanted)} artefacts, {len(every)} distinct runs, {len(done)} finished")
     lines += [f"in the way: {why}" for why in failed.values()]
     if seconds := sum(expected_seconds([job.run for job in missing]).values()) / workers:
-        lines.append(f"about {duration(seconds)}, {workers} at a time, by the records' times")
+        records_are = "by the records' times"
+        if not computes_bfloat16(torch.device("cpu")):
+            records_are += ", of CPUs that compute in bfloat16; this one does not and takes longer"
+        lines.append(f"about {duration(seconds)}, {workers} at a time, {records_are}")
     return "\n".join(lines)
 
 

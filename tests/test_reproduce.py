@@ -4,9 +4,11 @@ import contextlib
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import nbformat
 import psutil
@@ -18,7 +20,6 @@ from reid_core.__main__ import main
 from reid_core.artefacts import artefacts
 from reid_core.config import ConfigError
 from reid_core.drawings import Place
-from reid_core.notebooks import NotebookError, check, notebook_of
 from reid_core.paths import ROOT
 
 PLACE = Place("smoke", "paperdolls-tiny", "paperdolls-tiny-regdb")
@@ -95,9 +96,24 @@ def test_real_data_are_planned_and_missed_before_anything_runs(results, tmp_path
     assert not results.exists()
 
 
-def test_a_parameter_that_a_notebook_lacks_is_refused_before_anything_runs():
-    with pytest.raises(NotebookError, match=r"15_mrda\.ipynb: has no parameter sed; .*seed"):
-        check(notebook_of("mrda"), {"profile": "smoke", "sed": 1})
+@pytest.mark.parametrize(
+    "command", [["mrda-F8"], ["--only", "smoke/paperdolls-tiny/mrda/mrm-dam/seed0"]]
+)
+def test_a_parameter_that_a_notebook_lacks_is_refused_before_anything_runs(
+    command, results, monkeypatch, capsys
+):
+    right = reproduce._job
+
+    def one_wrong(name: str, *place: object) -> reproduce.Job:  # the first of Figure 8's two
+        job = right(name, *place)
+        wrong = {"sed": 1} if name == "mrda/mrm-dam" else {}
+        return replace(job, parameters=job.parameters | wrong)
+
+    monkeypatch.setattr(reproduce, "_job", one_wrong)
+    monkeypatch.setattr(reproduce, "execute", None)
+    assert main(["reproduce", *command, "--profile", "smoke"]) == 2
+    assert re.search(r"15_mrda\.ipynb: has no parameter sed; .*seed", capsys.readouterr().err)
+    assert not results.exists()
 
 
 @pytest.mark.parametrize("name", ["mrda", "smoke/x/mrda/dam/seed", "smoke/x/mrda/seed0"])
@@ -120,17 +136,22 @@ def test_list_counts_runs_and_trains_nothing(results, capsys):
     assert not results.exists()
 
 
-def test_list_names_what_is_in_the_way_and_tells_how_long_it_takes(results, monkeypatch, capsys):
+@pytest.mark.parametrize("bfloat16", [True, False])
+def test_list_names_what_is_in_the_way_and_tells_how_long_it_takes(
+    bfloat16, results, monkeypatch, capsys
+):
     blocked = results / "smoke/paperdolls-tiny/mrda/stage-2/seed0"
     blocked.mkdir(parents=True)
     config = reproduce.job_of(f"smoke/{blocked.relative_to(results / 'smoke')}").run.to_dict()
     content = {"config": config | {"lr": 0.5}, "data": "x"}
     (blocked / "metrics.json").write_text(json.dumps(content))
     monkeypatch.setattr(clock, "recorded_seconds", lambda run: 100 - clock.BESIDE)
+    monkeypatch.setattr(reproduce, "computes_bfloat16", lambda device: bfloat16)
     assert main(["reproduce", "mrda-F6", "--list", "--profile", "smoke", "--jobs", "2"]) == 0
     *_, reason, time_left = capsys.readouterr().out.splitlines()
     assert "stage-2/seed0: this run exists with other settings: lr is 0.5 there" in reason
-    assert time_left == "about 3 min 20 s, 2 at a time, by the records' times"
+    assert time_left.startswith("about 3 min 20 s, 2 at a time, by the records' times")
+    assert time_left.endswith("takes longer") != bfloat16
 
 
 def test_a_failure_is_named_with_its_notebook_and_stops_nothing_else(results, tmp_path, capsys):
