@@ -4,7 +4,8 @@ A *step* is the difference of two rows. Its 95 % interval is that of Student's t
 of two means, with the rows' common variance over seeds. The words for a step, by this rule:
 
 - **not measured**: a run of one of the rows is missing;
-- **one seed**: one of the rows has a single run, so that nothing is known of its spread;
+- **one seed**: one of the rows has a single run, so that nothing is known of its spread: the step's
+  sign is that of a draw, also where the other row is the mean of several;
 - **inside the spread**: the interval holds zero;
 - **agrees**, **disagrees**: it does not, and the step has the paper's sign, or the other one.
 
