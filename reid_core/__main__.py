@@ -10,12 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from reid_core.config import ConfigError
 from reid_core.data import DATASETS, DatasetError
 from reid_core.data.check import check
 from reid_core.data.datasets import DRAWN, NAMES, layout, locate, read
 from reid_core.data.paperdolls import draw
-from reid_core.notebooks import NotebookError
+from reid_core.errors import ReidError
 from reid_core.paths import data_folder, shown
 
 
@@ -36,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         return options.run(options)
-    except (ConfigError, DatasetError, NotebookError, OSError) as error:
+    except (ReidError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
@@ -210,18 +209,13 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
 def _train(options: argparse.Namespace) -> int:
     from reid_core import distributed
     from reid_core.methods import configure
-    from reid_core.records import RunError
     from reid_core.retrieval.features import measure
-    from reid_core.train import TrainingStopped, fit
+    from reid_core.train import fit
 
     method, _, variant = options.what.partition("/")
     place = {name: getattr(options, name) for name in ("dataset", "seed", "trial")}
-    try:
-        run = configure(method, variant, options.profile, options.overrides, **place)
-        trained = fit(run, options.data, options.device)
-    except (ConfigError, RunError, TrainingStopped) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    run = configure(method, variant, options.profile, options.overrides, **place)
+    trained = fit(run, options.data, options.device)
     first = distributed.rank() == 0
     distributed.leave()
     if first:
@@ -234,7 +228,10 @@ def _train(options: argparse.Namespace) -> int:
 def _mapping(text: str) -> dict[str, Any]:
     import yaml
 
-    content = yaml.safe_load(text)
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError:
+        content = None
     if not isinstance(content, dict):
         raise argparse.ArgumentTypeError(f"{text!r} is no mapping such as '{{epochs: 2}}'")
     return content
@@ -279,11 +276,7 @@ def _site(options: argparse.Namespace) -> int:
     failed = site.execute_missing(site.chosen(options.notebooks), options.profile)
     for name, why in failed.items():
         print(f"failed: {name}: {why}", file=sys.stderr)
-    try:
-        print(f"open {shown(site.build(options.profile))}")
-    except site.SiteError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    print(f"open {shown(site.build(options.profile))}")
     return 1 if failed else 0
 
 

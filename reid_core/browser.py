@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
-import numpy as np
 import pandas as pd
 from IPython.display import DisplayHandle, Image, display
 from matplotlib.figure import Figure
@@ -23,7 +22,7 @@ from reid_core.paths import results_folder, shown
 from reid_core.ranked import COLUMNS, in_words, ranked_gallery
 from reid_core.records import RunError, read_json
 from reid_core.retrieval.candidates import TestSet, prepare
-from reid_core.retrieval.features import settings_of
+from reid_core.retrieval.features import read_features, settings_of
 from reid_core.retrieval.lists import HEIGHT, WIDTH
 from reid_core.retrieval.protocols import Ranking, ranking
 
@@ -137,7 +136,7 @@ class Browser:
         images = self.images[run]
         labels = [images[name] for name in ("identity", "camera", "frame", "modality")]
         setting = {"shots": 1, "gallery": "agw", "permutations": None} | self.settings[search]
-        features = np.load(self.folders[run] / "features.npy")
+        features = read_features(self.folders[run] / "features.npy", len(images))
         return prepare(features, *labels, **setting, trials=10)
 
     def _step(self, by: int) -> None:

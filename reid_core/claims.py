@@ -15,24 +15,15 @@ import pandas as pd
 from reid_core.retrieval.rerank import RERANKED
 from reid_core.tables import published
 
-METRICS = (
-    "rank1",
-    "mAP",
-    "mINP",
-)  # the other ranks follow rank-1 and say little beside it
+METRICS = ("rank1", "mAP", "mINP")  # the other ranks follow rank-1 and say little beside it
 COLUMNS = ["dataset", "mode", "metric", "row", "over", "variant", "variant_over"]
 COLUMNS += ["value", "value_over"]
 
 
-def ladder(
-    paper: str,
-    table: str,
-    over: Literal["first", "above"] = "first",
-    metrics: Sequence[str] = METRICS,
-) -> pd.DataFrame:
+def ladder(paper: str, table: str, over: Literal["first", "above"] = "first") -> pd.DataFrame:
     """An ablation: each row of ``table`` over its first one, or over the one above it."""
     steps = []
-    for group in _groups(_rows(paper, table, metrics)):
+    for group in _groups(_rows(paper, table, METRICS)):
         lines = group.to_dict("records")
         pairs = pairwise(lines) if over == "above" else [(lines[0], line) for line in lines[1:]]
         steps += [_step(line, below) for below, line in pairs]

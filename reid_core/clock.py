@@ -23,7 +23,7 @@ def expected_seconds(runs: Sequence[RunConfig]) -> dict[str, float]:
     for run in runs if every else ():
         alike = [known[r.folder_name()] for r in runs if r.method == run.method]
         seconds = known[run.folder_name()] or mean([s for s in alike if s] or every)
-        if shared := shared_epochs(run):
+        if shared := min(shared_epochs(run), run.epochs):
             start = repr(settings_of_start(run))
             seconds *= 1 - shared / run.epochs if start in begun else 1
             begun.add(start)

@@ -9,11 +9,12 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
+from reid_core.errors import ReidError
 from reid_core.paths import PROFILES, shown
 
 T = TypeVar("T")
 Positive = Annotated[int, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0, le=1e9)]  # beyond, a whole number may be no float
+NotNegative = Annotated[float, Field(ge=0, le=1e9)]  # a larger whole number may overflow a float
 Probability = Annotated[float, Field(ge=0, le=1)]
 Dataset = Literal[
     "paperdolls-sysu",
@@ -37,7 +38,7 @@ def _file_name(value: str) -> str:
 Weights = Annotated[str, AfterValidator(_file_name)]
 
 
-class ConfigError(ValueError):
+class ConfigError(ReidError, ValueError):
     """A setting is unknown or wrong; the message says which, and what is possible."""
 
 
@@ -90,6 +91,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.trial != 1 and not self.dataset.endswith("regdb"):
             raise ConfigError(f"trial is {self.trial}, but {self.dataset} has one split only: 1")
+        if self.optimizer == "sgd" and self.nesterov and not self.momentum:
+            raise ConfigError("momentum is 0, but nesterov needs some: set nesterov to false")
 
     def folder_name(self) -> str:
         """Where the run lives below ``results/runs``."""
@@ -137,11 +140,6 @@ def _problem(error: Mapping[str, Any]) -> str:
     return text
 
 
-def load_profile(name: str) -> dict[str, Any]:
-    """The ``overrides`` of a profile. Raises as `read_profile` does."""
-    return read_profile(name)["overrides"]
-
-
 def profile_datasets(name: str) -> dict[str, str]:
     """The datasets on which a profile's artefacts are measured, PaperDolls where its file has no
     ``sysu`` or ``regdb``. Raises as `read_profile` does."""
@@ -162,7 +160,10 @@ def read_profile(name: str) -> dict[str, Any]:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in PROFILES.glob("*.yaml")))
         raise ConfigError(f"profile: found '{name}', expected one of: {known}.")
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError:
+        content = None
     overrides = content.get("overrides") if isinstance(content, dict) else None
     if not isinstance(overrides, dict) or content.get("profile") != name:
         raise ConfigError(f"{shown(path)}: expected 'profile: {name}' and a mapping 'overrides'.")

@@ -152,7 +152,7 @@ class _Sharing:
     @contextmanager
     def _own_numbers(self) -> Iterator[None]:
         """What is drawn inside (for dropout) differs from rank to rank; what is drawn afterwards is
-        again the same on all, and the same that one process would draw if nothing was."""
+        the same on all ranks, as if nothing had been drawn inside."""
         self.calls += 1
         devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
         with torch.random.fork_rng(devices):

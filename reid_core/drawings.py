@@ -57,8 +57,9 @@ class Artefact:
         return f"{self.paper}-{self.number}"
 
     def draw(self, place: Place) -> Drawn:
-        """Tables and figures from the runs that are finished; for the others there are dashes."""
-        return self.drawing(place, self)
+        """Tables and figures from the runs that are finished, for the others there are dashes;
+        nothing where ``place`` has none of its datasets."""
+        return self.drawing(place, self) if any(place.dataset(k) for _, k in self.runs) else {}
 
     def folder(self, place: Place) -> Path:
         return results_folder() / "runs" / place.profile / "figures" / self.paper
@@ -71,7 +72,10 @@ class Artefact:
         """Draws, writes and displays it in a notebook."""
         drawn = self.draw(place)
         if not drawn:
-            print(f"{self.name}: {MISSING} (python -m reid_core reproduce {self.name} makes it)")
+            print(
+                f"{self.name}: {MISSING} (python -m reid_core reproduce {self.name} "
+                f"--profile {place.profile} makes it)"
+            )
         for name, thing in drawn.items():
             path = self._written(place, name, thing)
             if isinstance(thing, pd.DataFrame):
@@ -130,23 +134,21 @@ def bars(
     artefact: Artefact,
     table: str,
     labels: Sequence[str],
-    metric: str = "rank1",
 ) -> Drawn:
-    """The rows of ``table`` that are measured here, printed and measured side by side, a panel for
-    each dataset and mode."""
-    rows = published(artefact.paper).query("table == @table and metric == @metric")
+    """Rank-1 of the rows of ``table`` that are measured here, printed and measured side by side, a
+    panel for each dataset and mode."""
+    rows = published(artefact.paper).query("table == @table and metric == 'rank1'")
     rows = rows[(rows["variant"] != "") & ~rows["method"].str.endswith("reranking")]
     runs = measured(place.profile, place.gallery, artefact.trial)
     panels = {}
     for (kind, mode), group in rows.groupby(["dataset", "mode"], sort=False):
         if name := place.dataset(kind):
             ours = runs[(runs["dataset"] == name) & (runs["mode"] == mode)].set_index("variant")
-            found = ours.reindex(group["variant"])[[metric, f"{metric}_std"]].astype(float)
-            values = group["value"], 100 * found[metric], 100 * found[f"{metric}_std"]
+            found = ours.reindex(group["variant"])[["rank1", "rank1_std"]].astype(float)
+            values = group["value"], 100 * found["rank1"], 100 * found["rank1_std"]
             panels[f"{name}, {mode}"] = values
     title = f"{artefact.paper}, {artefact.number}: {artefact.title}, profile {place.profile}"
-    label = {"rank1": "rank-1"}.get(metric, metric)
-    return {artefact.number: figures.ablation_bars(panels, labels, title, label)}
+    return {artefact.number: figures.ablation_bars(panels, labels, title)}
 
 
 def cmc(place: Place, artefact: Artefact) -> Drawn:

@@ -5,16 +5,21 @@ from pathlib import Path
 from typing import Any
 
 from reid_core.config import read_profile
+from reid_core.errors import ReidError
 from reid_core.paths import NOTEBOOKS, ROOT, shown
 
 
-class NotebookError(RuntimeError):
+class NotebookError(ReidError, RuntimeError):
     """A notebook does not take a parameter, or a cell of it failed."""
 
 
 def notebook_of(method: str) -> Path:
-    """The notebook that teaches and trains ``method``: ``notebooks/<number>_<method>.ipynb``."""
-    return next(NOTEBOOKS.glob(f"[0-9][0-9]_{method}.ipynb"))
+    """The notebook that teaches and trains ``method``: ``notebooks/<number>_<method>.ipynb``.
+    Raises NotebookError where there is none yet."""
+    pattern = f"[0-9][0-9]_{method}.ipynb"
+    if not (found := next(NOTEBOOKS.glob(pattern), None)):
+        raise NotebookError(f"{shown(NOTEBOOKS / pattern)}: found none, {method} needs one.")
+    return found
 
 
 def check(notebook: Path, parameters: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ import torch
 
 from reid_core import distributed
 from reid_core.config import RunConfig
+from reid_core.errors import ReidError
 from reid_core.paths import REPORTED, ROOT, results_folder, shown, write_atomically
 from reid_core.precision import computes_bfloat16
 
@@ -30,7 +31,7 @@ _EVALUATION = ("profile", "dataset", "method", "variant", "protocol", "mode", "g
 _DEFAULTS = {f.name: f.default for f in fields(RunConfig) if isinstance(f.default, int | str)}
 
 
-class RunError(RuntimeError):
+class RunError(ReidError, RuntimeError):
     """A run folder does not fit the run; the message says what to do."""
 
 
@@ -129,10 +130,16 @@ def read_json(path: Path) -> dict[str, Any]:
             raise ValueError("no config or no data in it")
         return content
     except (OSError, ValueError, RecursionError) as error:
-        raise RunError(
-            f"{shown(path)}: missing or damaged ({error}). Delete the run's folder "
-            f"{shown(path.parent)} and run it again."
-        ) from None
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> RunError:
+    advice = f"Delete the run's folder {shown(path.parent)} and run it again."
+    if path.name == "metrics.json":
+        advice = "Put the file back, or delete it: the run is then measured again."
+    return RunError(
+        f"{shown(path)}: missing or damaged ({type(error).__name__}: {error}). {advice}"
+    )
 
 
 def finish(run: RunConfig, results: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
@@ -222,10 +229,7 @@ def _evaluations(path: Path) -> list[dict[str, Any]]:
         run = {key: content["config"][key] for key in _KEYS} | {"settings": _common(content)}
         return [run | result for result in content["results"]]
     except (KeyError, TypeError) as error:
-        raise RunError(
-            f"{shown(path)}: damaged ({type(error).__name__}: {error}). Put the file back, or "
-            "delete it: the run is then measured again."
-        ) from None
+        raise _damaged(path, error) from None
 
 
 def history(run: RunConfig) -> pd.DataFrame | None:

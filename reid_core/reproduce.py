@@ -255,10 +255,10 @@ def overview(
     lines.append(f"{len(wanted)} artefacts, {len(every)} distinct runs, {len(done)} finished")
     lines += [f"in the way: {why}" for why in failed.values()]
     if seconds := sum(expected_seconds([job.run for job in missing]).values()) / workers:
-        records_are = "by the records' times"
-        if not computes_bfloat16(torch.device("cpu")):
-            records_are += ", of CPUs that compute in bfloat16; this one does not and takes longer"
-        lines.append(f"about {duration(seconds)}, {workers} at a time, {records_are}")
+        by = "by the records' times"
+        if not computes_bfloat16(torch.device("cuda" if torch.cuda.is_available() else "cpu")):
+            by += ", most of CPUs that compute in bfloat16; this one does not, and takes longer"
+        lines.append(f"about {duration(seconds)}, {workers} at a time, {by}")
     return "\n".join(lines)
 
 
@@ -268,7 +268,8 @@ def draw_all(wanted: list[Artefact], place: Place) -> dict[str, str]:
     for artefact in wanted:
         try:
             paths = artefact.save(place).values()
-            print(f"{artefact.name}: {', '.join(shown(path) for path in paths)}", flush=True)
+            if paths:
+                print(f"{artefact.name}: {', '.join(shown(path) for path in paths)}", flush=True)
         except Exception as error:  # of one artefact: the others are drawn
             failed[artefact.name] = f"{type(error).__name__}: {error}"
     return failed

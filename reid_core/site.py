@@ -16,6 +16,7 @@ import nbformat
 from sphinx.cmd.build import build_main
 
 from reid_core.config import ConfigError
+from reid_core.errors import ReidError
 from reid_core.notebooks import NotebookError, execute, profile_parameters
 from reid_core.paths import NOTEBOOKS, REPORTED, ROOT, results_folder, shown
 
@@ -24,7 +25,7 @@ CHAPTERS = {"Learn": "0", "Methods": "1", "Results": "24", "Figures": "3", "Furt
 _READS_RUNS = re.compile(r"2\d_|40_")  # show other notebooks' runs, and are old with each new one
 
 
-class SiteError(RuntimeError):
+class SiteError(ReidError, RuntimeError):
     """Sphinx could not make the pages."""
 
 
@@ -50,7 +51,8 @@ def executed_copy(notebook: Path, profile: str) -> Path:
 
 
 def is_current(notebook: Path, executed: Path) -> bool:
-    """Whether ``executed`` is newer than ``notebook`` and has run to its end without an error."""
+    """Whether ``executed`` is newer than ``notebook`` and has run to its end without an error. Of a
+    notebook that shows other notebooks' runs it never is."""
     if not executed.exists() or executed.stat().st_mtime < notebook.stat().st_mtime:
         return False
     return not _READS_RUNS.match(notebook.name) and _ended_well(nbformat.read(executed, 4))

@@ -11,10 +11,11 @@ that crop reduced by the network's factor, the loss their mean squared differenc
 """
 
 import hashlib
+import io
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +30,10 @@ from reid_core.config import RunConfig
 from reid_core.data.images import PackedImages, decode, fingerprint, pack_pictures, packed_file
 from reid_core.data.index import DatasetError
 from reid_core.layers.superres import SRCNN, bicubic, psnr, super_resolve, to_ycbcr
-from reid_core.paths import atomic_file, results_folder, shown, write_atomically
+from reid_core.paths import results_folder, shown, write_atomically
 
 MOST_PICTURES = 2000  # to learn from, kept in memory
-HELD_OUT = 10  # of so many people one is not learnt from
+HELD_OUT = 10  # one person in so many is held out
 MOST_CROPS = 256  # of the people held out
 SIDE = 128 / 288  # of the network's input, to the height of the run's pictures (§4.3.1, §4.2)
 _BATCH = 32  # pictures enlarged at a time
@@ -60,7 +61,7 @@ PRINTED = Recipe(optimizer="sgd", dropout=0.5, start="random", shuffle=2)
 def recipe_of(run: RunConfig) -> Recipe:
     """``run.superres_reading``, with the run's steps."""
     recipe = PRINTED if run.superres_reading == "printed" else Recipe()
-    return Recipe(**{**asdict(recipe), "steps": run.superres_steps})
+    return replace(recipe, steps=run.superres_steps)
 
 
 @dataclass(frozen=True)
@@ -192,6 +193,8 @@ def obtain(run: RunConfig, index: pd.DataFrame, root: Path, device: torch.device
     try:
         weights = torch.load(folder / "weights.pt", map_location=device, weights_only=True)
         network.load_state_dict(weights)
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # of damaged bytes torch.load may make any
         raise records.RunError(
             f"{shown(folder / 'weights.pt')}: missing or damaged ({type(error).__name__}). Delete "
@@ -212,8 +215,9 @@ def _train_into(
     known = lessons(index, root, recipe.crop, asked["config"]["seed"])
     network, history = train_srcnn(known.learn, recipe, asked["config"]["seed"], device)
     measured = compare(network, known.held_out, recipe.crop, asked["config"]["seed"])
-    with atomic_file(folder / "weights.pt") as file:
-        torch.save(network.state_dict(), file)
+    weights = io.BytesIO()  # see train._checkpoint
+    torch.save(network.state_dict(), weights)
+    write_atomically(folder / "weights.pt", weights.getbuffer())
     write_atomically(folder / "history.csv", history.to_csv(index=False))
     content = asked | {"psnr": measured, "camera": known.camera}
     content["provenance"] = records.provenance(device)

@@ -21,6 +21,7 @@ from reid_core.data.batches import Batch, CrossModalSampler, training_batches
 from reid_core.data.datasets import obtain, read
 from reid_core.data.images import PackedImages, digest, fingerprint, pack
 from reid_core.data.index import DatasetError
+from reid_core.errors import ReidError
 from reid_core.methods import build
 from reid_core.paths import shown, write_atomically
 from reid_core.precision import autocast, computes_bfloat16
@@ -28,7 +29,7 @@ from reid_core.progress import Progress
 from reid_core.shared_start import SharedStart
 
 
-class TrainingStopped(RuntimeError):
+class TrainingStopped(ReidError, RuntimeError):
     """A loss or a weight is not finite; the last good checkpoint is kept."""
 
 
@@ -110,7 +111,7 @@ def fit(
         The run's folder holds other settings, a damaged checkpoint, or is in use.
     TrainingStopped
         A loss term or a weight is NaN or infinite.
-    ValueError
+    ConfigError
         The model cannot be built, for want of its weights file for example.
     """
     automatic = "cuda" if torch.cuda.is_available() else "cpu"
@@ -214,7 +215,7 @@ def train_step(
     Raises
     ------
     TrainingStopped
-        A term is NaN or infinite; names ``epoch`` and ``step``, both counted from 0.
+        A term is NaN or infinite; names ``epoch`` and ``step``, counted from 1.
     """
     with autocast(batch.identity.device, run.precision):
         terms = model.losses(batch, epoch)
@@ -277,7 +278,7 @@ def _resume(
             if spoiled := archive.testzip():  # torch.load looks at no checksum
                 raise ValueError(f"checksum of {spoiled}")
         state = torch.load(path, map_location=device, weights_only=True)
-        if owner and "owner" in state:  # checkpoints have had one since there are checks
+        if owner and "owner" in state:  # older checkpoints have none
             records.require_same(state["owner"], owner, path)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
@@ -285,7 +286,7 @@ def _resume(
         if not epochs or epochs != list(range(1, len(epochs) + 1)):
             raise ValueError(f"history of the epochs {epochs}")
         return state["history"]
-    except records.RunError:
+    except (records.RunError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # of damaged bytes torch.load may make any
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]

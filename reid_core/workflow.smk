@@ -27,7 +27,8 @@
 #       --executor kubernetes --container-image IMAGE --kubernetes-persistent-volumes \
 #       companion:/companion --default-storage-provider fs --default-storage-prefix /companion/storage
 #
-# IMAGE is one with rsync in which `python` has this project's dependencies and its extra. A GPU is
+# IMAGE is one with rsync in which this project is installed with its extra (pip install
+# '.[cluster]'); what runs are the sources from here. A GPU is
 # `--set-resources run:gpu=1 run:gpu_manufacturer=nvidia`. Records of pods say commit "unknown":
 # git's own files do not travel. After a crash the same holds as on SLURM.
 

@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from reid_core import reproduce
 from reid_core.artefacts import artefacts
 from reid_core.drawings import Place
 from reid_core.methods import configure
@@ -56,6 +57,18 @@ def test_saves_what_it_draws(tmp_path, monkeypatch):
     assert (folder / "T2.svg").is_file()
     lines = (folder / "T2_paperdolls-tiny.csv").read_text().splitlines()
     assert len(lines) == 3 + 4, "three lines of headings and a row a variant"
+
+
+@pytest.mark.parametrize("place", [Place("smoke", "x", ""), Place("smoke", "", "x")])
+def test_one_dataset_alone_draws_what_is_of_it(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("REID_RESULTS", str(tmp_path))
+    of_it = [a for a in artefacts().values() if any(place.dataset(kind) for _, kind in a.runs)]
+    others = [a for a in artefacts().values() if a not in of_it]
+    assert of_it and others
+    assert reproduce.draw_all(others, place) == {}
+    assert capsys.readouterr().out == ""
+    assert reproduce.draw_all([of_it[0]], place) == {}
+    assert capsys.readouterr().out.startswith(of_it[0].name)
 
 
 def test_a_dataset_can_be_left_out(tmp_path, monkeypatch):

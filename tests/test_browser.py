@@ -176,6 +176,17 @@ def test_names_the_command_where_no_run_is_finished(monkeypatch, tmp_path):
         finished_runs("smoke", "paperdolls-tiny")
 
 
+def test_refuses_features_that_are_cut_short(sysu):
+    file = sysu.folders[sysu.run.value] / "features.npy"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:90])
+    try:
+        with pytest.raises(RunError, match=r"features\.npy: missing or damaged"):
+            Browser("smoke", DATASETS[0], sysu.root)
+    finally:
+        file.write_bytes(whole)
+
+
 def test_refuses_features_of_other_pictures(sysu):
     with pytest.raises(RunError, match=r"other pictures"):
         other = obtain(DATASETS[0]).parent / "other"

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from reid_core import config
-from reid_core.config import ConfigError, Dataset, RunConfig, load_profile, strictly
+from reid_core.config import ConfigError, Dataset, RunConfig, read_profile, strictly
 from reid_core.data.datasets import NAMES
 from reid_core.methods import METHODS, build, configure
 from reid_core.methods.baselines import Config
@@ -84,6 +84,12 @@ def test_what_json_cannot_store_is_refused_by_name(value):
     refused(r"^here: lr is .*JSON", lr=value)
 
 
+def test_nesterov_needs_momentum():
+    with pytest.raises(ConfigError, match="momentum is 0, but nesterov needs some"):
+        configure("baselines", "two-stream", overrides={"momentum": 0})
+    assert not configure("baselines", "agw", overrides={"momentum": 0, "nesterov": False}).momentum
+
+
 def test_yaml_reads_1e3_as_text_and_the_error_says_so():
     assert yaml.safe_load("lr: 1.0e-3") == {"lr": 0.001}
     refused(r"lr is '1e-3'.*write 1\.0e-3", **yaml.safe_load("lr: 1e-3"))
@@ -135,7 +141,7 @@ def test_recipe_profile_variant_overrides_from_weak_to_strong(monkeypatch, tmp_p
     assert run.model["margin"] == 0.7
 
     # `papermill -f mine.yaml` passes the profile's own overrides as the notebook's parameter
-    handed = load_profile("mine")
+    handed = read_profile("mine")["overrides"]
     assert configure("baselines", "two-stream", "mine", handed) == configure(
         "baselines", "two-stream", "mine"
     )
@@ -188,18 +194,18 @@ def test_unknown_setting_is_blamed_on_where_it_stands(monkeypatch):
 
 @pytest.mark.parametrize(
     "content",
-    ["", "profile: odd", "profile: demo\noverrides: {}", "profile: odd\noverrides:", "[]"],
+    ["", "profile: odd", "profile: demo\noverrides: {}", "profile: odd\noverrides:", "[]", "{"],
 )
 def test_profile_of_another_form_is_refused(monkeypatch, tmp_path, content):
     (tmp_path / "odd.yaml").write_text(content)
     monkeypatch.setattr(config, "PROFILES", tmp_path)
     with pytest.raises(ConfigError, match=r"odd\.yaml: expected 'profile: odd'"):
-        load_profile("odd")
+        read_profile("odd")
 
 
 def test_profiles():
     assert PROFILE_NAMES == ["demo", "gpu", "paper", "smoke"]
-    assert load_profile("paper") == {}
+    assert read_profile("paper")["overrides"] == {}
 
 
 @pytest.mark.parametrize("path", ["/home/me/resnet.pth", "weights/resnet.pth"])

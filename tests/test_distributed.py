@@ -255,6 +255,11 @@ def test_command_line(tmp_path, monkeypatch, tiny_dolls):
 def test_command_line_says_what_is_wrong(capsys):
     assert main(["train", "baselines/three-stream", "--profile", "smoke"]) == 2
     assert "error: variant of baselines: found 'three-stream'" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main(["train", "baselines/agw", "--overrides", "epochs"])
-    assert "'epochs' is no mapping such as '{epochs: 2}'" in capsys.readouterr().err
+    weights = "{backbone: resnet18, weights: absent.pth}"
+    what = ["train", "baselines/agw", "--profile", "smoke", "--dataset", "paperdolls-tiny"]
+    assert main([*what, "--overrides", weights]) == 2
+    assert "error: baselines/agw: weights: found no file" in capsys.readouterr().err
+    for text in ("epochs", "{epochs: 2"):
+        with pytest.raises(SystemExit):
+            main(["train", "baselines/agw", "--overrides", text])
+        assert f"'{text}' is no mapping such as '{{epochs: 2}}'" in capsys.readouterr().err

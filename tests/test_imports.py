@@ -11,7 +11,7 @@ import reid_core
 
 PACKAGE = Path(reid_core.__file__).parent
 ORDER = [
-    ("paths", "config", "distributed", "precision"),
+    ("errors", "paths", "config", "distributed", "precision"),
     ("records",),
     ("data",),
     ("layers",),

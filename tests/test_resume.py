@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -177,6 +178,15 @@ def test_momentum_of_every_optimizer_survives(
         torch.set_num_threads(1)
     assert_same_run(found.folder, expected.folder, measured=False)
     assert same(dict(found.model.state_dict()), dict(expected.model.state_dict()))
+
+
+def test_a_full_gpu_does_not_make_a_checkpoint_a_damaged_one(monkeypatch, tiny_dolls):
+    file = fit(smoke(), tiny_dolls).folder / "checkpoint.pt"
+    error = torch.OutOfMemoryError("no memory left")
+    monkeypatch.setattr(torch, "load", Mock(side_effect=error))
+    with pytest.raises(torch.OutOfMemoryError):
+        fit(smoke(), tiny_dolls)
+    assert file.exists()
 
 
 def test_resumed_run_sees_and_draws_the_same(monkeypatch, tmp_path, tiny_dolls):

@@ -134,14 +134,14 @@ def reranking(queries: int, gallery: int, people: int, rounds: int) -> dict[str,
     }
 
 
-def growth(queries: int, sizes: list[int], dimension: int = 512) -> pd.DataFrame:
+def growth(queries: int, sizes: list[int]) -> pd.DataFrame:
     """Of galleries of some ``sizes``: ``seconds`` of an evaluation in float32, the peak of what it
     allocates (``MiB``), and what the ``whole`` similarity matrix would take."""
     rows = []
     for size in sizes:
         who = np.concatenate([np.arange(queries) % 206, np.arange(size) % 206])
         sides = np.repeat(["infrared", "visible"], [queries, size])
-        call = stand_in(who, dimension, dtype=np.float32), who, who, np.arange(len(who)), sides
+        call = stand_in(who, 512, dtype=np.float32), who, who, np.arange(len(who)), sides
         tracemalloc.start()
         started = time.perf_counter()
         evaluate(*call, protocol="regdb", mode="infrared-to-visible")

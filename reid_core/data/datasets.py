@@ -51,6 +51,7 @@ def obtain(dataset: str, folder: Path | str | None = None) -> Path:
     DatasetError
         There is no such folder, and nothing to draw it from; or PaperDolls of an earlier version of
         this project, or with other settings, are there: results on them would be of other data.
+        Of ``paperdolls-full``, drawn by hand from any inventory, any are taken.
     """
     root = data_folder() / dataset
     if dataset in DRAWN and not folder and not (dataset == "paperdolls-full" and root.is_dir()):

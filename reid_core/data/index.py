@@ -29,13 +29,14 @@ from typing import Literal, NamedTuple
 
 import pandas as pd
 
+from reid_core.errors import ReidError
 from reid_core.paths import shown
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 NUMBER = "[0-9]{1,9}"  # of a person, a label or a camera: what every table can hold
 
 
-class DatasetError(ValueError):
+class DatasetError(ReidError, ValueError):
     """A dataset's folder is not what its layout says."""
 
 

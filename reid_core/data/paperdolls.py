@@ -156,9 +156,10 @@ def draw_sysu(
     """Draws PaperDolls under ``root`` in SYSU-MM01's layout; returns the number of images drawn
     (0 where the same set is already complete; an interrupted drawing is simply drawn again).
 
-    ``train``, ``val`` and ``test`` count identities, ``images`` the pictures of each under each of
-    the six cameras. With ``inventory``, a folder that ``real_inventory`` reads, exactly the real
-    dataset's (identity, camera, count) are drawn instead. Pictures are ``height`` × ``width``
+    ``train``, ``val`` and ``test`` count identities, ``images`` the pictures of each under every
+    camera that sees them: two in five are seen by all six, the others not by 1 and 2. With
+    ``inventory``, a folder that ``real_inventory`` reads, exactly the real dataset's (identity,
+    camera, count) are drawn instead. Pictures are ``height`` × ``width``
     pixels. ``exp/`` gets the id lists and a ``rand_perm_cam.mat`` of the set's own.
 
     Raises

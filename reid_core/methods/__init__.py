@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import nn
 
-from reid_core.config import ConfigError, RunConfig, load_profile, strictly
+from reid_core.config import ConfigError, RunConfig, read_profile, strictly
 from reid_core.data import DATASETS
 from reid_core.data.datasets import layout
 from reid_core.methods import (
@@ -70,7 +70,7 @@ def configure(
     if variant not in module.VARIANTS:
         known = ", ".join(module.VARIANTS)
         raise ConfigError(f"variant of {method}: found '{variant}', expected one of {known}.")
-    of_profile = load_profile(profile)
+    of_profile = read_profile(profile)["overrides"]
     if overrides == of_profile:  # `papermill -f` hands the profile over once more: still a profile
         overrides = {}
     layers = {
@@ -111,10 +111,19 @@ def _applying(layer: Mapping[str, Any], source: str, kind: str, method: str) -> 
 
 def build(run: RunConfig, identities: int) -> nn.Module:
     """The run's model for ``identities`` training identities; a weights file is looked for in
-    ``data/weights``."""
+    ``data/weights``.
+
+    Raises
+    ------
+    ConfigError
+        The settings do not make a model, or its weights cannot be had.
+    """
     module = METHODS[run.method]
     config = strictly(module.Config, run.model, run.method)
     weights = getattr(config, "weights", "none")
     if weights not in ("imagenet", "none"):
         config = replace(config, weights=str(data_folder() / "weights" / weights))
-    return module.Model(config, identities)
+    try:
+        return module.Model(config, identities)
+    except ValueError as error:  # of a layer, which knows no run
+        raise ConfigError(f"{run.method}/{run.variant}: {error}") from error

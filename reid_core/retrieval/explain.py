@@ -1,5 +1,5 @@
 """What a measured run tells apart, and where it looks: the numbers behind Figures 7 and 8 of mrda
-and Figure 3 of crossvit_csa, for any run. ``figures`` draws them.
+and Figure 3 of crossvit_csa, for any run. ``comparisons`` draws them.
 """
 
 import copy

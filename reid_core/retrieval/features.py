@@ -145,14 +145,19 @@ def accuracy(trained: Trained) -> dict[str, float]:
 
 
 def kept_features(trained: Trained) -> np.ndarray:
-    """A measured run's features (N, D), in the order of ``evaluation_rows``.
+    """A measured run's features (N, D), in the order of ``evaluation_rows``. Raises as
+    `read_features` does."""
+    return read_features(trained.folder / "features.npy", len(evaluation_rows(trained)))
+
+
+def read_features(path: Path, count: int) -> np.ndarray:
+    """A run's ``features.npy`` (N, D), of ``count`` pictures.
 
     Raises
     ------
     RunError
-        ``features.npy`` is missing, damaged or of other pictures.
+        It is missing, damaged or of other pictures.
     """
-    path, count = trained.folder / "features.npy", len(evaluation_rows(trained))
     try:
         features = np.lib.format.open_memmap(path, mode="r")  # never unpickles
         if features.ndim != 2 or len(features) != count:

@@ -121,7 +121,7 @@ def score_queries(
     valid = exists.any(axis=1)
     exists, column = exists[valid], column[valid]
 
-    kept = slice(None) if valid.all() else valid  # of all rows no copy is needed before the minus
+    kept = slice(None) if valid.all() else valid  # if all are valid, a view saves a copy
     distance = np.negative(similarity[kept], order="C")  # whole rows in memory: they get sorted
     if ignore is not None:
         np.putmask(distance, ignore[kept], np.inf)  # to the very end: they shift nobody's rank

@@ -131,7 +131,7 @@ def top_matches(
     **settings: Any,
 ) -> np.ndarray:
     """The ``k`` best matches of some ``queries`` in the first trial's gallery, as `evaluate` ranks
-    them; the other arguments are its own.
+    them. The other arguments are its own, without ``rerank``.
 
     Returns
     -------
