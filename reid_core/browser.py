@@ -135,9 +135,8 @@ class Browser:
     def _prepare(self, run: str, search: str) -> TestSet:
         images = self.images[run]
         labels = [images[name] for name in ("identity", "camera", "frame", "modality")]
-        setting = {"shots": 1, "gallery": "agw", "permutations": None} | self.settings[search]
         features = read_features(self.folders[run] / "features.npy", len(images))
-        return prepare(features, *labels, **setting, trials=10)
+        return prepare(features, *labels, **self.settings[search])
 
     def _step(self, by: int) -> None:
         last = len(self.query.options) - 1

@@ -8,7 +8,7 @@ from reid_core import agreement, records
 from reid_core.config import profile_datasets
 from reid_core.drawings import Place
 from reid_core.paths import REPORTED, ROOT, results_folder, write_atomically
-from reid_core.tables import MAIN
+from reid_core.tables import MAIN, percent
 
 _START, _END = "<!-- results:start -->", "<!-- results:end -->"
 _BASELINE = "paperdolls-sysu/baselines/two-stream/seed0"
@@ -83,7 +83,7 @@ def readme_table(summarised: pd.DataFrame, profile: str) -> str:
         for name in [row for row in MAIN if row in rows.index]:
             row = rows.loc[name]
             cells = [dataset, mode, name, row["runs"]]
-            cells += [_percent(row[m], row[f"{m}_std"]) for m in ("rank1", "rank10", "mAP", "mINP")]
+            cells += [percent(row, m) for m in ("rank1", "rank10", "mAP", "mINP")]
             lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 
@@ -96,11 +96,6 @@ def gap_table() -> str:
         cells += [f"{100 * row[measure]:.1f}" for measure in ("rank-1", "mAP")]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def _percent(mean: float, deviation: float) -> str:
-    spread = "" if pd.isna(deviation) else f" ± {100 * deviation:.1f}"
-    return f"{100 * mean:.1f}{spread}"
 
 
 def write_report() -> None:

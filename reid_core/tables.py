@@ -1,6 +1,8 @@
 """The papers' printed numbers, and this project's measured ones beside them."""
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -125,7 +127,11 @@ def beside(rows: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
 def _spread(found: pd.DataFrame, metric: str) -> str:
     if found.empty:
         return MISSING
-    row = found.iloc[0]
+    return percent(found.iloc[0], metric)
+
+
+def percent(row: Mapping[str, Any], metric: str) -> str:
+    """The mean and, of several runs, the deviation of ``metric``: "41.2 ± 3.7"."""
     deviation = row[f"{metric}_std"]
     spread = "" if pd.isna(deviation) else f" ± {100 * deviation:.1f}"
     return f"{100 * row[metric]:.1f}{spread}"

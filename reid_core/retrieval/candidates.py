@@ -44,10 +44,10 @@ def prepare(
     *,
     protocol: str,
     mode: str,
-    shots: int,
-    gallery: str,
-    permutations: Any,
-    trials: int,
+    shots: int = 1,
+    gallery: str = "agw",
+    permutations: Any = None,
+    trials: int = 10,
 ) -> TestSet:
     """The test set that a protocol and mode ask for; arguments and errors as of
     `retrieval.protocols.evaluate`."""

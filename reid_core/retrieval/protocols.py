@@ -145,7 +145,7 @@ def top_matches(
     """
     test = prepare(
         features, identities, cameras, frames, modalities, protocol=protocol, mode=mode,
-        **({"shots": 1, "gallery": "agw", "permutations": None} | settings | {"trials": 1}),
+        **(settings | {"trials": 1}),
     )  # fmt: skip
     wrong = sorted(set(map(int, queries)) - set(test.queries.index))
     if wrong:
