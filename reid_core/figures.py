@@ -27,14 +27,12 @@ def save(figure: Figure, folder: Path, name: str, *, vector: bool = True) -> Pat
     """Writes ``name.png`` (150 dpi) and, for plots, ``name.svg`` into ``folder``; returns the PNG's
     path. Pictures (``vector=False``) get no SVG, which would only wrap their pixels."""
     path = folder / f"{name}.png"
-    with atomic_file(path) as file:  # one that is there counts as drawn
-        figure.savefig(
-            file, format="png", dpi=150, bbox_inches="tight", metadata={"Software": None}
-        )
-    if vector:
-        # its ids, else random: same data, same file
-        with rc_context({"svg.hashsalt": name}), atomic_file(path.with_suffix(".svg")) as file:
-            figure.savefig(file, format="svg", bbox_inches="tight", metadata={"Date": None})
+    with atomic_file(path) as png:  # one that is there counts as drawn: it gets its name last
+        figure.savefig(png, format="png", dpi=150, bbox_inches="tight", metadata={"Software": None})
+        if vector:
+            # its ids, else random: same data, same file
+            with rc_context({"svg.hashsalt": name}), atomic_file(path.with_suffix(".svg")) as svg:
+                figure.savefig(svg, format="svg", bbox_inches="tight", metadata={"Date": None})
     return path
 
 
