@@ -103,9 +103,12 @@ def require_same(found: dict[str, Any], asked: dict[str, Any], where: Path) -> N
         if there.get(key) != here.get(key)
     ]
     if differences:
+        advice = "Choose another seed or profile, or delete the folder to run it anew."
+        if there.get("data") != here.get("data"):  # a hash, which says nothing to a reader
+            advice = f"What was deleted, added or changed in the dataset can be put back. {advice}"
         raise RunError(
             f"{shown(where)}: this run exists with other settings: {'; '.join(differences)}. "
-            "Choose another seed or profile, or delete the folder to run it anew."
+            f"{advice}"
         )
 
 
