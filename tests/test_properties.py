@@ -36,25 +36,35 @@ MEASURES = ("rank1", "rank5", "rank10", "rank20", "mAP", "mINP")
 # metrics
 
 
+TIED = st.sampled_from([-0.0, 0.0, 1.0])  # of the zeros neither is the higher
+
+
 @st.composite
-def galleries(draw):
-    """(Q, G) distinct similarities with the identities of both sides; query 0 has a match."""
+def galleries(draw, ties=True):
+    """(Q, G) similarities, many equal or all distinct, the identities of both sides, and which
+    images do not exist for a query (as those of its own camera); query 0 has a match."""
     queries, gallery = draw(st.integers(1, 4)), draw(st.integers(1, 12))
-    order = draw(st.permutations(range(queries * gallery)))
+    many = {"min_size": queries * gallery, "max_size": queries * gallery}
+    distinct = st.permutations(range(queries * gallery))
+    similarity = np.array(draw(st.lists(TIED, **many) if ties else distinct))
+    similarity = (similarity / 7).astype(draw(st.sampled_from([np.float32, np.float64])))
     identity = st.integers(0, 4)
     query_ids = draw(st.lists(identity, min_size=queries, max_size=queries))
     gallery_ids = draw(st.lists(identity, min_size=gallery, max_size=gallery))
     query_ids[0] = gallery_ids[0]
-    return np.reshape(order, (queries, gallery)) / 7, np.array(query_ids), np.array(gallery_ids)
+    ignore = np.array(draw(st.lists(st.booleans(), **many)))
+    ignore[0] = False
+    matrices = (array.reshape(queries, gallery) for array in (similarity, ignore))
+    return next(matrices), np.array(query_ids), np.array(gallery_ids), next(matrices)
 
 
 @few
-@given(galleries(), st.sampled_from(["identities", "images"]))
+@given(galleries() | galleries(ties=False), st.sampled_from(["identities", "images"]))
 def test_measures_are_the_naive_ones_and_lie_in_their_bounds(example, cmc):
-    similarity, _, gallery_ids = example
-    found = rank_metrics(*example, cmc=cmc)
-    nothing = np.zeros(similarity.shape, bool)
-    assert found == pytest.approx(naive_metrics(*example, nothing, cmc), abs=1e-12)
+    *arrays, ignore = example
+    gallery_ids = arrays[-1]
+    found = rank_metrics(*arrays, ignore=ignore, cmc=cmc)
+    assert found == pytest.approx(naive_metrics(*example, cmc), abs=1e-12)
     curve = [found[f"rank{k}"] for k in (1, 5, 10, 20)]
     assert curve[0] >= 0 and curve == sorted(curve) and curve[-1] <= 1
     # INP is the precision at the last match and AP the mean of those at all: of one match they are
@@ -64,25 +74,29 @@ def test_measures_are_the_naive_ones_and_lie_in_their_bounds(example, cmc):
 
 
 @few
-@given(galleries(), st.randoms(use_true_random=False), st.sampled_from(["identities", "images"]))
-def test_the_order_of_gallery_and_queries_does_not_matter(example, random, cmc):
-    similarity, query_ids, gallery_ids = example
-    rows, columns = list(range(len(query_ids))), list(range(len(gallery_ids)))
-    random.shuffle(rows)
-    random.shuffle(columns)
+@given(st.booleans(), st.data(), st.sampled_from(["identities", "images"]))
+def test_the_order_of_gallery_and_queries_does_not_matter(ties, data, cmc):
+    """Of equal similarities the gallery's order does: then only the queries' is changed."""
+    similarity, query_ids, gallery_ids, ignore = data.draw(galleries(ties))
+    rows, columns = range(len(query_ids)), range(len(gallery_ids))
+    rows = data.draw(st.permutations(rows))
+    columns = list(columns) if ties else data.draw(st.permutations(columns))
     mixed = similarity[rows][:, columns], query_ids[rows], gallery_ids[columns]
-    assert rank_metrics(*mixed, cmc=cmc) == pytest.approx(rank_metrics(*example, cmc=cmc))
+    again = rank_metrics(*mixed, ignore=ignore[rows][:, columns], cmc=cmc)
+    found = rank_metrics(similarity, query_ids, gallery_ids, ignore=ignore, cmc=cmc)
+    assert again == pytest.approx(found)
 
 
 @few
-@given(galleries(), st.integers(0, 9))
+@given(galleries() | galleries(ties=False), st.integers(0, 9))
 def test_a_wrong_picture_at_the_end_changes_nothing_and_in_front_never_helps(example, stranger):
-    similarity, query_ids, gallery_ids = example
-    found = rank_metrics(*example)
-    for place, better in ((-1.0, False), (1e9, True)):
-        column = np.full((len(query_ids), 1), place)
+    similarity, query_ids, gallery_ids, ignore = example
+    found = rank_metrics(similarity, query_ids, gallery_ids, ignore=ignore)
+    ignore = np.pad(ignore, ((0, 0), (0, 1)))
+    for place, better in ((-2.0, False), (1e9, True)):
+        column = np.full((len(query_ids), 1), place, similarity.dtype)
         more = np.hstack([similarity, column]), query_ids, np.append(gallery_ids, 100 + stranger)
-        again = rank_metrics(*more)
+        again = rank_metrics(*more, ignore=ignore)
         if better:
             assert all(again[m] <= found[m] for m in MEASURES)
             assert again["rank1"] == 0
@@ -163,7 +177,7 @@ def test_a_value_is_taken_as_it_is_or_refused_as_a_setting(name, value):
     try:
         run = strictly(RunConfig, NEEDED | {name: value}, "here")
     except ConfigError as error:
-        assert str(error).startswith("here: ")
+        assert str(error).startswith((f"here: {name} is ", f"here: {name}."))
         return
     taken = getattr(run, name)
     assert taken == (tuple(value) if isinstance(value, list) else value)
@@ -180,13 +194,27 @@ def test_an_unknown_setting_is_refused_by_its_name(name, value):
     assert f"unknown setting '{name}'. Choices: method" in str(error.value)
 
 
+def names_in(overrides) -> list[str]:
+    """At any depth: settings, and layouts and methods, which hold settings of their own."""
+    if not isinstance(overrides, dict):
+        return []
+    return [*overrides, *(name for value in overrides.values() for name in names_in(value))]
+
+
 @few
 @given(JSON | st.dictionaries(st.sampled_from([*NAMES, "sysu", "mrda", "margin"]), ANYTHING))
 def test_overrides_of_any_kind_are_taken_or_refused(overrides):
     try:
         configure("baselines", "two-stream", "smoke", overrides)
     except ConfigError as error:
-        assert str(error)
+        if not isinstance(overrides, dict):
+            assert str(error).startswith("overrides: found ")
+            return
+        assert any(
+            text in str(error)
+            for name in names_in(overrides)
+            for text in (f", {name}: found ", f"setting '{name}'.", f": {name} is ", f": {name}.")
+        )
 
 
 # readers
