@@ -16,9 +16,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import warnings
 import zipfile
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import filelock
@@ -28,10 +30,13 @@ import torch
 from test_resume import Killed, assert_same_run, interrupted, smoke
 from test_train import Planted
 
-from reid_core import figures, paths, records, superres, tables
+from reid_core import figures, paths, records, reproduce, superres, tables
+from reid_core.__main__ import main
+from reid_core.artefacts import artefacts
 from reid_core.data import DatasetError, images, read_sysu
 from reid_core.data.datasets import obtain
 from reid_core.data.images import digest, fingerprint, pack, packed_file
+from reid_core.drawings import Place
 from reid_core.methods import configure
 from reid_core.methods.baselines import Model
 from reid_core.paths import ROOT
@@ -43,12 +48,13 @@ FAULTS = """
 # fault | what is promised | tests
 SIGKILL at twenty random moments of a training, from packing to measuring | the next start ends with the same bytes: weights, history, features, metrics | test_resume.test_killed_at_twenty_random_moments
 SIGKILL before any of a run's files gets its name | the same; what is there is whole | test_resume.test_killed_before_any_of_its_files
-SIGKILL at random moments of a reproduction, kernels included or not | the next `reproduce` ends with the same results | test_reproduce.test_a_killed_reproduction_ends_as_one_that_was_not
+SIGKILL at random moments of a reproduction's runs (3, with `-m slow` 20), kernels included or not | the next `reproduce` ends with the same results | test_reproduce.test_a_killed_reproduction_ends_as_one_that_was_not
+SIGKILL while a reproduction draws, before any of its tables and charts gets its name (planning writes nothing) | what is there is whole; the next `reproduce` draws the same, to the byte | test_faults.test_a_reproduction_killed_while_it_draws
 SIGKILL while packing | one remainder at most, however often; nothing half packed is read | test_faults.test_killed_while_packing
-SIGKILL, Ctrl-C or error while a figure is drawn | no half picture that counts as drawn | test_faults.test_a_figure_is_written_whole_or_not_at_all
+SIGKILL, Ctrl-C or error while a figure is drawn | no half picture, and no PNG without its SVG, that counts as drawn | test_faults.test_a_figure_is_written_whole_or_not_at_all, test_faults.test_killed_while_a_figure_is_drawn
 Ctrl-C (KeyboardInterrupt) while PaperDolls are drawn | drawn to the end by the next start | test_paperdolls.test_an_interrupted_drawing_is_completed
 Ctrl-C in a training, or between features and metrics | the lock is free and the next start goes on | test_resume.test_momentum_of_every_optimizer_survives, test_features.test_killed_between_features_and_metrics
-full disk while packing, at a checkpoint, at the results | the error names the file; what was there is kept, no half file is left; with space again the same end | test_faults.test_a_full_disk, test_images.test_a_full_disk_leaves_nothing, test_train.test_checkpoint_and_history_are_written_whole_or_not_at_all, test_features.test_features_are_written_whole_or_not_at_all
+full disk at params.json, while packing, at a checkpoint, features.npy or metrics.json | the error names the file; what was there is kept, no half file is left; with space again the same end | test_faults.test_a_full_disk, test_faults.test_a_full_disk_at_the_results, test_images.test_a_full_disk_leaves_nothing, test_train.test_checkpoint_and_history_are_written_whole_or_not_at_all, test_features.test_features_are_written_whole_or_not_at_all
 two processes (kernels) on one run folder | the second is refused by name; a killed one's lock is free | test_train.test_run_in_use_is_refused
 two processes on one cache | packed once; the second waits | test_images.test_two_processes_at_once
 two processes draw one set | drawn once; the second waits | test_paperdolls.test_two_processes_at_once
@@ -58,14 +64,15 @@ checkpoint with a made-up history | refused by name | test_faults.test_a_checkpo
 a pickle that tries to execute code, as checkpoint, weights, features or super-resolution network | refused, never executed | test_train.test_damaged_checkpoint_is_refused_and_never_executed, test_faults.test_a_pickle_in_place_of_a_file_is_never_executed
 checkpoint of another dataset, seed or setting, of the same shape | refused, each difference named | test_faults.test_a_checkpoint_of_another_run, test_train.test_checkpoint_of_another_model_is_refused
 checkpoint from before it said whose it is | taken, as params.json binds it | test_faults.test_a_checkpoint_of_another_run
-corrupted cache: cut, longer, other header | refused by name; deleted, it is packed again | test_images.test_a_damaged_packed_file_is_no_garbage
+corrupted cache: cut, longer, other header | refused by name; deleted, it is packed again. NOT noticed: wrong bits in its pixels, for which all of the file would have to be read at every start | test_images.test_a_damaged_packed_file_is_no_garbage
 corrupted params.json, also by hand | refused by name | test_records.test_damaged_params_are_refused, test_faults.test_params_edited_by_hand
 corrupted metrics.json among many | the tables name it | test_faults.test_one_damaged_metrics_file_among_many
 corrupted CSV: cut, or saved by a spreadsheet with decimal commas | refused by name | test_faults.test_a_history_that_a_spreadsheet_saved, test_faults.test_published_numbers_that_a_spreadsheet_saved
 corrupted rand_perm_cam.mat (half-copied dataset) | named; what is trained is kept | test_faults.test_a_half_copied_permutations_file
 half-copied dataset: cut, empty, missing pictures, missing cameras and lists | named, nothing cached; `data check` lists all of it | test_images.test_a_damaged_picture_is_named_and_nothing_cached, test_data_check.test_everything_is_reported_at_once, test_readers.test_sysu_refuses_missing_camera
 id lists with path tricks, endless numbers, any bytes | an index inside the folder, or an error with the list's name | test_readers.test_lists_refuse_malformed_lines_and_paths_out_of_the_folder, test_properties.test_a_list_of_anything_is_an_index_or_an_error_that_names_the_file, test_properties.test_a_file_of_any_name_is_read_or_refused, test_properties.test_a_camera_of_any_number_in_a_name
-pictures deleted or unreadable after packing | named; put back, the run ends the same | test_faults.test_a_dataset_that_is_gone_after_packing
+a picture deleted after packing | what is left is other data, which a begun run refuses, and says to put back; then it ends the same | test_faults.test_a_dataset_that_is_gone_after_packing
+a picture unreadable after packing | named; readable again, the run ends the same | test_faults.test_a_picture_that_is_unreadable_after_packing
 pictures changed after packing, even of the same names and sizes | packed again; a begun run refuses them | test_images.test_a_changed_picture_is_packed_again, test_faults.test_pictures_that_changed_during_a_run
 another dataset in the folder | a begun run refuses it | test_train.test_other_settings_and_other_data_are_refused
 PaperDolls of another version or settings in the folder | refused | test_datasets.test_obtain_draws_what_is_missing_and_refuses_what_was_drawn_otherwise
@@ -73,7 +80,7 @@ a file where a folder is expected, folders and lists that this user may not read
 read-only data folder | complete sets and packed pictures are used; what must be written names REID_DATA | test_faults.test_a_read_only_data_folder, test_images.test_a_cache_that_cannot_be_written
 read-only results folder | refused with REID_RESULTS named | test_faults.test_a_read_only_results_folder
 the clock jumps (laptop sleep, wrong time) | same bytes | test_faults.test_the_clock_may_jump
-other time zone, locale, hash seed, working directory | same bytes of data, training, figures' data and figures | test_faults.test_the_same_bytes_whatever_the_machine_is_set_to
+other time zone, locale (text as ASCII; decimal commas where the machine has or can make such a locale), hash seed, working directory | same bytes of data, training, figures' data and figures | test_faults.test_the_same_bytes_whatever_the_machine_is_set_to
 another seed | other data, other training; the same seed the same | test_train.test_seed_decides_every_bit, test_paperdolls.test_the_same_to_the_byte_from_a_seed
 notebook started from another working directory, relative REID_DATA | the same folders | test_notebooks.test_runs_on_the_smoke_profile, test_faults.test_relative_folders_begin_at_the_project
 settings of any kind | a run, or an error with the setting's name | test_properties.test_a_value_is_taken_as_it_is_or_refused_as_a_setting, test_properties.test_an_unknown_setting_is_refused_by_its_name, test_properties.test_overrides_of_any_kind_are_taken_or_refused
@@ -130,7 +137,7 @@ def dolls(tiny_dolls, tmp_path) -> Path:
 
 # children of a server that has loaded what they need start at once
 FORKSERVER = multiprocessing.get_context("forkserver")
-LOADED = ["reid_core.retrieval.features", "reid_core.figures", "nbclient", "pytest"]
+LOADED = ["reid_core.retrieval.features", "reid_core.reproduce", "nbclient", "pytest"]
 
 
 def child(work, *given):
@@ -220,38 +227,128 @@ def test_a_figure_is_written_whole_or_not_at_all(error, tmp_path, monkeypatch):
     assert {p.name for p in tmp_path.iterdir() if p.is_file()} == {"kept.png", "kept.svg"}
 
 
+def draw(folder: Path, name: str, die_at: int = 0) -> None:
+    """Draws a PNG and its SVG; it dies in the ``die_at``-th of them, half written."""
+    figure = figures.picture_grid([[np.zeros((4, 2, 3), np.uint8)]], "title")
+    savefig, calls = figure.savefig, []
+
+    def deadly(file, **given):
+        calls.append(given)
+        if len(calls) == die_at:
+            file.write(b"half")
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        savefig(file, **given)
+
+    figure.savefig = deadly
+    figures.save(figure, folder, name)
+
+
+def test_killed_while_a_figure_is_drawn(tmp_path):
+    folder = tmp_path / "figures"
+    draw(folder, "kept")
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    for die_at in (1, 2):
+        for name in ("kept", "new"):
+            with pytest.raises(EOFError):
+                child(draw, folder, name, die_at)
+    named = {p.name: p.read_bytes() for p in folder.iterdir() if p.name[0] != "."}
+    assert named == before
+    draw(folder, "new")
+    assert (folder / "new.png").is_file() and (folder / "new.svg").is_file()
+
+
+def draw_artefact(name: str, die_before: int = 0) -> None:
+    """By `reproduce`; it dies before its ``die_before``-th file gets its name."""
+    named, replaced = [], Path.replace
+
+    def deadly(path, target):
+        named.append(target)
+        if len(named) == die_before:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return replaced(path, target)
+
+    Path.replace = deadly
+    assert main(["reproduce", name, "--profile", "smoke"]) == 0
+
+
+def test_a_reproduction_killed_while_it_draws(whole, tmp_path):
+    """Its runs are finished: the results of one stand for all."""
+    place = Place("smoke", "paperdolls-tiny", "paperdolls-tiny-regdb")
+    artefact = artefacts()["mrda-T2"]
+    results = records.read_json(whole / "metrics.json")["results"]
+    for job in reproduce.plan([artefact], place):
+        content = {"config": job.run.to_dict(), "data": "x", "results": results}
+        paths.write_atomically(records.folder_of(job.run) / "metrics.json", json.dumps(content))
+
+    def drawn() -> dict[str, bytes]:
+        files = artefact.folder(place).iterdir()
+        return {p.name: p.read_bytes() for p in files if not p.name.startswith(".")}
+
+    child(draw_artefact, artefact.name)
+    expected = drawn()
+    assert len(expected) == 4  # two tables, and a chart as PNG and SVG
+    shutil.rmtree(artefact.folder(place))
+    for file in range(1, 5):
+        with pytest.raises(EOFError):
+            child(draw_artefact, artefact.name, file)
+        assert drawn() == {name: expected[name] for name in drawn()} and len(drawn()) == file - 1
+    child(draw_artefact, artefact.name)
+    assert drawn() == expected
+
+
 # full disk
 
 
-def with_little_space(limit: int, dolls: Path) -> None:
+def with_little_space(limit: int, work, *given, **more):
     """As if the disk had room for files of ``limit`` bytes only."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    return work(*given, **more)
+
+
+def without_space_for_metrics(dolls: Path) -> None:
+    records.finish = partial(with_little_space, 1_000, records.finish)  # in a child: for good
     train(dolls)
 
 
+def written(folder: Path) -> set[Path]:
+    """Every file, half ones under their own names included."""
+    return {p for p in folder.rglob("*") if p.is_file() and not p.name.endswith(".lock")}
+
+
 @pytest.mark.parametrize(
-    "limit, error, named, left",
+    "limit, error, named, left",  # how many of a run's first files
     [
-        (1_000, OSError, r"params\.json", set()),
-        (50_000, DatasetError, r"cache: packed pictures cannot be written.*REID_DATA", {"params"}),
-        (5_000_000, OSError, r"checkpoint\.pt", {"params"}),
+        (1_000, OSError, r"params\.json", 0),
+        (50_000, DatasetError, r"cache: packed pictures cannot be written.*REID_DATA", 1),
+        (5_000_000, OSError, r"checkpoint\.pt", 2),
     ],
 )
 def test_a_full_disk(limit, error, named, left, tiny_dolls, whole, tmp_path):
+    packed = packed_file(read_sysu(tiny_dolls), tiny_dolls, RUN.height, RUN.width)
+    first = [records.folder_of(RUN) / "params.json", packed]
     with pytest.raises(error, match=named) as raised:
-        child(with_little_space, limit, tiny_dolls)
+        child(with_little_space, limit, train, tiny_dolls)
     assert "File too large" in str(raised.value)
+    assert written(tmp_path) == set(first[:left])
+    ends_as(whole, tiny_dolls)
+
+
+def test_a_full_disk_at_the_results(tiny_dolls, whole, tmp_path):
+    train(tiny_dolls)
     folder = records.folder_of(RUN)
-    assert {p.stem for p in folder.iterdir() if p.name != ".lock"} == left
-    assert not list((tmp_path / "data").glob("cache/*")) or "params" in left
-    assert not [p for p in tmp_path.rglob(".*") if p.suffix != ".lock" and p.name != ".lock"]
-    ends_as(whole, tiny_dolls)
-    (folder / "metrics.json").unlink()  # and with the checkpoint there, but no space for results
-    (folder / "features.npy").unlink()
-    with pytest.raises(OSError, match=r"features\.npy"):
-        child(with_little_space, 10_000, tiny_dolls)
-    assert records.finished(RUN) is None
-    ends_as(whole, tiny_dolls)
+    features, metrics = folder / "features.npy", folder / "metrics.json"
+    trained = written(tmp_path) - {features, metrics}
+    for work, full, left in (
+        (partial(with_little_space, 10_000, train), features, trained),
+        (without_space_for_metrics, metrics, trained | {features}),
+    ):
+        features.unlink()
+        metrics.unlink()
+        with pytest.raises(OSError, match=rf"cannot be written .*{full.name}"):
+            child(work, tiny_dolls)
+        assert written(tmp_path) == left
+        ends_as(whole, tiny_dolls)
 
 
 # locks
@@ -442,8 +539,8 @@ def test_a_dataset_that_is_gone_after_packing(dolls, whole, tmp_path):
     stop_after_the_first_epoch(dolls)
     picture = dolls / read_sysu(dolls)["path"][0]
     away = picture.rename(tmp_path / "away.jpg")
-    with pytest.raises(RunError, match=r"data is '.*' there"):  # what is left is another dataset
-        fit(RUN, dolls)
+    with pytest.raises(RunError, match=r"data is '.*' there.*deleted.*put back"):
+        fit(RUN, dolls)  # what is left is another dataset
     away.rename(picture)
     ends_as(whole, dolls)
 
@@ -506,6 +603,18 @@ def test_what_this_user_may_not_read(sysu):
         pytest.raises(DatasetError, match=r"cam1/0001/0001\.jpg: cannot be read .*Permission"),
     ):
         child(as_anyone, pack, read_sysu(sysu), sysu, 8, 4)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="knows how Linux takes root's rights only")
+def test_a_picture_that_is_unreadable_after_packing(dolls, whole):
+    stop_after_the_first_epoch(dolls)
+    path = read_sysu(dolls)["path"][0]
+    with (
+        allowed(0, dolls / path),
+        pytest.raises(DatasetError, match=rf"{path}: cannot be read .*Permission denied"),
+    ):
+        child(as_anyone, train, dolls)
+    ends_as(whole, dolls)
 
 
 def draw_then_train(dolls: Path) -> None:
@@ -585,6 +694,8 @@ people = explain.choose_people(trained.index[trained.index["split"] == "test"], 
 seen = explain.person_maps(trained, people)
 top = ranked.top_lists(*lists.parts, "\\u00c4hnlich \\u2014 title")
 figures.save(top, trained.folder / "figures", "top")
+curves = figures.training_curves({"run": trained.history}, "numbers on axes")
+figures.save(curves, trained.folder / "figures", "curves")
 history = trained.history.drop(columns="seconds").to_csv()
 made = {"metrics": repr(content["results"]), "history": history, "data": content["data"]}
 made |= {"lists": lists.matches.tobytes(), "points": points.tobytes(), "people": repr(people)}
@@ -598,10 +709,26 @@ for name, value in made.items():
 """
 
 
+def with_decimal_commas(folder: Path) -> dict[str, str]:
+    """The machine's German locale, or one made in ``folder`` from the system's sources; without
+    either a warning, and no commas."""
+    german = {"LC_ALL": "de_DE.UTF-8"}
+    make = f"localedef -i de_DE -f UTF-8 '{folder}/de_DE.UTF-8';"
+    for machine, first in ((german, ""), (german | {"LOCPATH": str(folder)}, make)):
+        asked = subprocess.run(
+            f"{first} locale decimal_point",
+            shell=True, capture_output=True, text=True, env=os.environ | machine,
+        )  # fmt: skip
+        if asked.stdout == ",\n":
+            return machine
+    warnings.warn("decimal commas are not tried: no de_DE.UTF-8 here", stacklevel=2)
+    return {"LC_ALL": "C.UTF-8"}
+
+
 def test_the_same_bytes_whatever_the_machine_is_set_to(tmp_path):
     """Data, training, the data of figures and the figures themselves."""
     machines = [
-        {"PYTHONHASHSEED": "1", "TZ": "Asia/Shanghai", "LC_ALL": "C.UTF-8"},
+        {"PYTHONHASHSEED": "1", "TZ": "Asia/Shanghai"} | with_decimal_commas(tmp_path),
         {"PYTHONHASHSEED": "2", "TZ": "America/Lima", "LC_ALL": "C"}
         | {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},  # all text is ASCII, unless one says not
     ]
