@@ -1,12 +1,14 @@
-"""The retrieval browser in JupyterLab, in a headless Chromium: its widgets are clicked, and the
-figure must follow. Screenshots stay in the test's folder, which
-``pytest --basetemp=FOLDER`` chooses."""
+"""JupyterLab in a headless Chromium: the retrieval browser's widgets are clicked, and the figure
+must follow; pages that need no training are opened and must be readable. Screenshots stay in the
+test's folder, which ``pytest --basetemp=FOLDER`` chooses."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,8 +20,11 @@ from papermill.iorw import load_notebook_node
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
+from reid_core.browser import Browser
+from reid_core.data.datasets import obtain
 from reid_core.paths import NOTEBOOKS, PROFILES, ROOT
 
 pytestmark = pytest.mark.skipif(
@@ -27,18 +32,22 @@ pytestmark = pytest.mark.skipif(
     reason="needs chromium and chromedriver (Debian: apt-get install chromium chromium-driver)",
 )
 SECONDS = 240  # what a step may take where many processes share the machine; alone it takes one
-SEARCHES = "//label[text()='search']/following-sibling::select"
+LABELLED = "//label[text()='{}']/following-sibling::"
+PAGES = "60_your_own_method.ipynb", "90_solutions.ipynb", "glossary.md", "lecturers_guide.md"
 
 
 @pytest.fixture
 def page(tmp_path: Path) -> Iterator[webdriver.Chrome]:
-    """Notebook 31 up to its browser, on the smoke profile, open in JupyterLab."""
+    """Notebook 31 up to its browser, on the smoke profile, open in JupyterLab; ``PAGES`` beside
+    it."""
     notebook = load_notebook_node(str(NOTEBOOKS / "31_retrieval_browser.ipynb"))
     shown = next(n for n, cell in enumerate(notebook.cells) if "browser.show()" in cell.source)
     notebook.cells = notebook.cells[: shown + 1]
     smoke = yaml.safe_load((PROFILES / "smoke.yaml").read_text())
     smoke = {name: smoke[name] for name in ("profile", "dataset", "overrides")}
     nbformat.write(parameterize_notebook(notebook, smoke), tmp_path / "browser.ipynb")
+    for name in PAGES:
+        shutil.copy(NOTEBOOKS / name, tmp_path)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -94,31 +103,79 @@ def figure(driver: webdriver.Chrome) -> str:
     )
 
 
-def test_controls_work_in_jupyterlab(page: webdriver.Chrome, tmp_path: Path) -> None:
+def test_jupyterlab(page: webdriver.Chrome, tmp_path: Path) -> None:
+    """One test, for JupyterLab takes longer to start than all that is done in it."""
     ready = "return !!(window.jupyterapp && jupyterapp.shell.currentWidget?.sessionContext?.isReady"
     ready += " && jupyterapp.shell.currentWidget.sessionContext.session?.kernel)"
     wait(page, lambda: page.execute_script(ready), "the notebook and its kernel")
     page.execute_script("jupyterapp.commands.execute('notebook:run-all-cells')")
-    wait(page, lambda: figure(page), "the first figure")
-    wait(page, lambda: page.find_elements(By.XPATH, SEARCHES), "the controls")
-    controls = page.find_element(By.CSS_SELECTOR, ".jp-OutputArea .widget-vbox")
-    page.execute_script("arguments[0].scrollIntoView()", controls)
-    page.save_screenshot(str(tmp_path / "first.png"))
-    pictures = [figure(page)]
-
-    def changed(name: str) -> None:
-        wait(page, lambda: figure(page) not in ("", pictures[-1]), f"another figure after {name}")
-        pictures.append(figure(page))
+    every_control_works(page, tmp_path)
+    for name in PAGES:
+        is_readable(page, name)
         page.save_screenshot(str(tmp_path / f"{name}.png"))
 
-    page.find_element(By.XPATH, "//button[contains(., 'next')]").click()
-    changed("next")
-    handle = page.find_elements(By.CSS_SELECTOR, ".noUi-handle")[-1]  # the query's is the last
-    handle.send_keys(Keys.ARROW_RIGHT)
-    changed("slider")
-    Select(page.find_element(By.XPATH, SEARCHES)).select_by_index(1)
-    changed("search")
-    Select(page.find_element(By.XPATH, SEARCHES.replace("search", "run"))).select_by_index(0)
-    changed("run")
-    assert len(set(pictures)) == len(pictures)
+
+def every_control_works(page: webdriver.Chrome, screenshots: Path) -> None:
+    """The page shows what a browser of this process shows that is set in the same way."""
+    wait(page, lambda: figure(page), "the first figure")
+    wait(page, lambda: page.find_elements(By.CSS_SELECTOR, ".noUi-handle"), "the controls")
+    controls = page.find_element(By.CSS_SELECTOR, ".jp-OutputArea .widget-vbox")
+    page.execute_script("arguments[0].scrollIntoView()", controls)
+    browser = Browser("smoke", "paperdolls-tiny", obtain("paperdolls-tiny"), "baselines/two-stream")
+    pictures = [""]
+
+    def control(label: str, kind: str) -> WebElement:
+        return controls.find_element(By.XPATH, f".{LABELLED.format(label)}{kind}")
+
+    def follows(name: str) -> None:
+        pictures.append(f"data:image/png;base64,{b64encode(browser.picture().data).decode()}")
+        assert pictures[-1] != pictures[-2], f"{name} changes nothing"
+        wait(page, lambda: figure(page) == pictures[-1], f"the figure to follow {name}")
+        told = "*[contains(@class, 'widget-readout')]"
+        wait(page, lambda: control("query", told).text == browser.query.label, "the query's name")
+        page.save_screenshot(str(screenshots / f"{name}.png"))
+
+    follows("first")
+    for name in ("next", "previous"):
+        controls.find_element(By.XPATH, f".//button[contains(., '{name}')]").click()
+        getattr(browser, name).click()
+        follows(name)
+    for name in ("query", "trial", "answers"):
+        handle = control(name, "*//*[contains(@class, 'noUi-handle')]")
+        handle.send_keys(Keys.ARROW_RIGHT)
+        if name == "query":
+            browser.query.index += 1
+        elif name == "trial":
+            browser.trial.value += 1
+        else:
+            browser.count.value += browser.count.step
+        follows(name)
+    for name, index in (("person", 2), ("search", 1), ("run", 0)):
+        Select(control(name, "select")).select_by_index(index)
+        getattr(browser, name).index = index
+        follows(name)
     assert not page.find_elements(By.CSS_SELECTOR, ".jp-RenderedText[data-mime-type*=stderr]")
+
+
+def is_readable(page: webdriver.Chrome, name: str) -> None:
+    """The first headings, which in a notebook are rendered at once, all tables and formulas."""
+    notebook = name.endswith(".ipynb")
+    how = {"path": name, "factory": "Notebook" if notebook else "Markdown Preview"}
+    how |= {"kernelPreference": {"shouldStart": False}}
+    page.execute_script("jupyterapp.commands.execute('docmanager:open', arguments[0])", how)
+    source = (NOTEBOOKS / name).read_text(encoding="utf-8")
+    if notebook:
+        cells = nbformat.reads(source, 4).cells
+        source = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    source = re.sub(r"^```.*?^```", "", source, flags=re.M | re.S)  # whose # are comments
+    headings = re.findall("^#+ (.+)", source, re.M)[:2]
+    rows = len(re.findall(r"^\|(?!-)", source, re.M))
+    shown = """
+        const parts = jupyterapp.shell.currentWidget.node.querySelectorAll('.jp-RenderedMarkdown');
+        const all = kind => [...parts].flatMap(part => [...part.querySelectorAll(kind)]);
+        const headings = all('h1, h2').map(h => h.innerText.replace('¶', '')).slice(0, 2);
+        const raw = [...parts].some(part => part.innerText.includes('$'));
+        return [headings, all('tr').length, raw]"""
+    wait(page, lambda: page.execute_script(shown) == [headings, rows, False], f"{name}, readable")
+    wrong = ".jp-Dialog, mjx-merror, .jp-RenderedText[data-mime-type*=error]"
+    assert not page.find_elements(By.CSS_SELECTOR, wrong)
