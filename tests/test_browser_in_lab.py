@@ -127,6 +127,9 @@ def every_control_works(page: webdriver.Chrome, screenshots: Path) -> None:
     def control(label: str, kind: str) -> WebElement:
         return controls.find_element(By.XPATH, f".{LABELLED.format(label)}{kind}")
 
+    def slide(name: str, key: str) -> None:
+        control(name, "*//*[contains(@class, 'noUi-handle')]").send_keys(key)
+
     def follows(name: str) -> None:
         pictures.append(f"data:image/png;base64,{b64encode(browser.picture().data).decode()}")
         assert pictures[-1] != pictures[-2], f"{name} changes nothing"
@@ -136,20 +139,19 @@ def every_control_works(page: webdriver.Chrome, screenshots: Path) -> None:
         page.save_screenshot(str(screenshots / f"{name}.png"))
 
     follows("first")
+    slide("answers", Keys.HOME)  # to the fewest: the figures that follow are quick to draw
+    browser.count.value = browser.count.min
+    follows("answers")
     for name in ("next", "previous"):
         controls.find_element(By.XPATH, f".//button[contains(., '{name}')]").click()
         getattr(browser, name).click()
         follows(name)
-    for name in ("query", "trial", "answers"):
-        handle = control(name, "*//*[contains(@class, 'noUi-handle')]")
-        handle.send_keys(Keys.ARROW_RIGHT)
-        if name == "query":
-            browser.query.index += 1
-        elif name == "trial":
-            browser.trial.value += 1
-        else:
-            browser.count.value += browser.count.step
-        follows(name)
+    slide("query", Keys.ARROW_RIGHT)
+    browser.query.index += 1
+    follows("query")
+    slide("trial", Keys.ARROW_RIGHT)
+    browser.trial.value += 1
+    follows("trial")
     for name, index in (("person", 2), ("search", 1), ("run", 0)):
         Select(control(name, "select")).select_by_index(index)
         getattr(browser, name).index = index
