@@ -15,7 +15,7 @@ from reid_core.retrieval.metrics import METRICS
 from reid_core.retrieval.rerank import rerank
 
 
-@pytest.mark.parametrize("protocol", ["sysu", "regdb"])
+@pytest.mark.parametrize("protocol", ["sysu", "regdb", "llcm"])
 def test_naive_evaluation_agrees(protocol):
     mode = "all" if protocol == "sysu" else "visible-to-infrared"
     images = sysu_images(range(1, 13), lambda identity, camera: (identity + camera) % 3)

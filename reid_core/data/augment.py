@@ -95,8 +95,9 @@ class Augment:
         pictures = list(images.numpy())
         # to mirror is fast in torch, along the last axis, and to copy rectangles in numpy
         turned = torch.from_numpy(images.numpy()[mirrored.numpy()]).permute(0, 3, 1, 2).flip(3)
+        turned = turned.permute(0, 2, 3, 1).numpy()
         for number, picture in zip(np.flatnonzero(mirrored), turned, strict=True):
-            pictures[number] = picture.permute(1, 2, 0).numpy()
+            pictures[number] = picture
         offset[mirrored, 1] *= -1
         out = np.zeros(images.shape, np.uint8)
         for target, picture, (y, x) in zip(out, pictures, offset.tolist(), strict=True):
