@@ -135,7 +135,11 @@ def _add_reproduce(commands: argparse._SubParsersAction) -> None:
         "reproduce", help="train what the papers' tables and figures need, and draw them"
     )
     parser.add_argument(
-        "artefacts", nargs="*", metavar="ARTEFACT", help="mrda-T1, or mrda for all of a paper [all]"
+        "artefacts",
+        nargs="*",
+        default=[],
+        metavar="ARTEFACT",
+        help="mrda-T1, or mrda for all of a paper [all]",
     )
     parser.add_argument("--list", action="store_true", help="what there is, and what is finished")
     parser.add_argument("--profile", default="demo", help="smoke, demo, gpu or paper [demo]")
@@ -147,7 +151,7 @@ def _add_reproduce(commands: argparse._SubParsersAction) -> None:
         "--jobs", type=_positive, metavar="N", help="runs at a time [one a core; on a GPU 1]"
     )
     parser.add_argument("--only", nargs="+", metavar="RUN", help="profile/dataset/…/seed<k>")
-    parser.set_defaults(run=_reproduce)
+    parser.set_defaults(run=_reproduce, parser=parser)
 
 
 def _reproduce(options: argparse.Namespace) -> int:
@@ -159,6 +163,10 @@ def _reproduce(options: argparse.Namespace) -> int:
     workers = options.jobs or (1 if gpu else os.cpu_count() or 1)
     data = str(options.data.resolve()) if options.data else ""
     if options.only:
+        choices = ("artefacts", "list", "profile", "dataset", "seeds", "trials")
+        asked = [c for c in choices if getattr(options, c) != options.parser.get_default(c)]
+        if asked:
+            options.parser.error(f"--only names whole runs: leave out {', '.join(asked)}")
         jobs, wanted = [reproduce.job_of(name, data) for name in options.only], []
     else:
         wanted = reproduce.chosen(options.artefacts)
@@ -246,8 +254,10 @@ def _add_report(commands: argparse._SubParsersAction) -> None:
 
 
 def _report(options: argparse.Namespace) -> int:
+    from reid_core.config import read_profile
     from reid_core.report import publish_figures, publish_finished, write_report  # imports torch
 
+    read_profile(options.profile)
     for name in publish_finished(options.profile):
         print(f"published {name}")
     publish_figures()

@@ -93,6 +93,10 @@ class RunConfig:
             raise ConfigError(f"trial is {self.trial}, but {self.dataset} has one split only: 1")
         if self.optimizer == "sgd" and self.nesterov and not self.momentum:
             raise ConfigError("momentum is 0, but nesterov needs some: set nesterov to false")
+        if self.optimizer != "sgd" and self.momentum == 1:
+            raise ConfigError(
+                f"momentum is 1, but {self.optimizer} needs less: its mean never moves"
+            )
 
     def folder_name(self) -> str:
         """Where the run lives below ``results/runs``."""

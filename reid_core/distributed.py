@@ -25,15 +25,32 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from reid_core.errors import ReidError
+
+
+class RankError(ReidError, RuntimeError):
+    """Processes that cannot train one model together."""
+
 
 def join(device: torch.device) -> torch.device:
     """Joins the other ranks, if a launcher has started this process as one of several, and returns
-    the device of its own: on a machine with GPUs each process takes another one."""
+    the device of its own: on a machine with GPUs each process takes another one.
+
+    Raises
+    ------
+    RankError
+        There are fewer GPUs here than processes.
+    """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return device
     gpu = device.type == "cuda"
     if gpu:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        if device.index >= torch.cuda.device_count():
+            raise RankError(
+                f"process {device.index + 1} on this machine finds {torch.cuda.device_count()} "
+                "GPUs, expected one for each process: start fewer"
+            )
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if gpu else "gloo", device_id=device if gpu else None)
@@ -71,7 +88,7 @@ def require_same(**found: Any) -> None:
 
     Raises
     ------
-    RuntimeError
+    RankError
         What this rank has ``found`` differs from what another has.
     """
     if count() == 1:
@@ -79,7 +96,7 @@ def require_same(**found: Any) -> None:
     every: list[Any] = [None] * count()
     dist.all_gather_object(every, found)
     if any(other != found for other in every):
-        raise RuntimeError(
+        raise RankError(
             f"found, rank by rank, {every}; expected the same everywhere. Processes on several "
             "machines need one folder of data and one of results: see REID_DATA and REID_RESULTS."
         )
@@ -136,7 +153,7 @@ class _Sharing:
             return forward(*inputs, **named)
         rows = [len(x) for x in tree_leaves((inputs, named)) if isinstance(x, torch.Tensor)]
         if min(rows) < count():
-            raise ValueError(
+            raise RankError(
                 f"{min(rows)} pictures cannot be shared by {count()} processes: start fewer, or "
                 "raise identities or images."
             )

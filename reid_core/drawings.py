@@ -153,13 +153,16 @@ def bars(
 
 def cmc(place: Place, artefact: Artefact) -> Drawn:
     """CMC curves of the artefact's runs in all-search, means over the seeds there are."""
-    runs = records.table(place.profile)
-    columns = ["dataset", "method", "variant", "mode", "gallery", "shots", "cmc"]
-    runs = runs.reindex(columns=columns)  # also where there is no run at all
+    names, runs = [name for name, _ in artefact.runs], records.table(place.profile)
+    columns = dict.fromkeys([*runs, "mode", "gallery", "shots", "cmc"])
+    runs = runs.reindex(columns=list(columns))  # also where there is no run at all
+    runs = runs[(runs["method"] + "/" + runs["variant"]).isin(names)]
     runs = runs.query("dataset == @place.sysu and mode == 'all' and shots == 1")
-    found = runs[runs["gallery"] == place.gallery].groupby(["method", "variant"])["cmc"]
+    runs = runs[runs["gallery"] == place.gallery]
+    records.require_alike(runs)
+    found = runs.groupby(["method", "variant"])["cmc"]
     means = {"/".join(name): np.mean(group.tolist(), axis=0) for name, group in found}
-    curves = {name: means[name] for name, _ in artefact.runs if name in means}
+    curves = {name: means[name] for name in names if name in means}
     title = f"{artefact.paper}, {artefact.number}: {place.sysu}, all-search, {place.profile}"
     return {artefact.number: figures.cmc_curves(curves, title)} if curves else {}
 
@@ -172,6 +175,11 @@ def converged(place: Place, artefact: Artefact) -> Drawn:
         history = records.history(configure(*name.split("/"), place.profile, **at))
         if history is not None and "rank1" in history:
             histories[name] = history
+        elif history is not None:
+            print(
+                f"{artefact.name}: {name} was trained without measuring its epochs (the notebook's "
+                "parameter curve); delete its folder to have it trained with"
+            )
     title = f"{artefact.paper}, {artefact.number}: {place.sysu}, all-search, seed {place.seed}"
     return {artefact.number: figures.convergence(histories, title)} if histories else {}
 
@@ -204,13 +212,14 @@ def swept(
 
 def looked_at(place: Place, artefact: Artefact) -> Drawn:
     """What notebook 30 draws of the first of the artefact's runs beside the second, where both are
-    finished on this machine: records hold no weights."""
+    finished on this machine: records hold no weights. Runs measured anew are drawn anew."""
     runs = _pair(place, artefact)
     if not all(records.finished(run) for run in runs):
         return {}
     paths = picture_paths(place, artefact)
-    if not all(path.is_file() for path in paths.values()):
-        executed = records.figures_folder(runs[0]) / "30_figures.ipynb"
+    measured = max((records.folder_of(run) / "metrics.json").stat().st_mtime for run in runs)
+    if not all(path.is_file() and path.stat().st_mtime >= measured for path in paths.values()):
+        executed = records.figures_folder(*runs) / "30_figures.ipynb"
         parameters = {"profile": place.profile, "dataset": runs[0].dataset, "seed": place.seed}
         names = {"method": artefact.runs[0][0], "baseline": artefact.runs[1][0]}
         execute(NOTEBOOKS / "30_figures.ipynb", executed, parameters | names | {"data": place.data})
@@ -219,7 +228,7 @@ def looked_at(place: Place, artefact: Artefact) -> Drawn:
 
 def picture_paths(place: Place, artefact: Artefact) -> dict[str, Path]:
     """Where the artefact's pictures lie once they are drawn."""
-    folder = records.figures_folder(_pair(place, artefact)[0])
+    folder = records.figures_folder(*_pair(place, artefact))
     return {f"{artefact.number}_{name}": folder / f"{name}.png" for name in artefact.pictures}
 
 

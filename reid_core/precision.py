@@ -1,8 +1,32 @@
-"""Where bfloat16 is computed in, and where it would only slow things down."""
+"""Devices by name; which of them compute in bfloat16, and where it would only slow things down."""
 
 import torch
 
+from reid_core.config import ConfigError
+
 _INSTRUCTIONS = ("avx512_bf16", "amx_bf16")  # x86's; what torch makes of ARM's was not measured
+
+
+def device_named(name: str) -> torch.device:
+    """The torch device that ``name`` names; "auto" is CUDA where there is one, else the CPU.
+
+    Raises
+    ------
+    ConfigError
+        There is none of that name here.
+    """
+    gpus = torch.cuda.device_count()
+    try:
+        device = torch.device(("cuda" if gpus else "cpu") if name == "auto" else name)
+    except RuntimeError:
+        device = None
+    there = {"cpu": 1, "cuda": gpus}
+    if device is None or (device.index or 0) >= there.get(device.type, 0):
+        raise ConfigError(
+            f"device: found '{name}', expected auto, cpu or one of the {gpus} GPUs that torch "
+            "finds here, such as cuda; name one of these"
+        )
+    return device
 
 
 def computes_bfloat16(device: torch.device) -> bool:

@@ -40,9 +40,10 @@ def folder_of(run: RunConfig) -> Path:
     return results_folder() / "runs" / run.folder_name()
 
 
-def figures_folder(run: RunConfig) -> Path:
-    """Where the run's figures are kept."""
-    return folder_of(run) / "figures"
+def figures_folder(run: RunConfig, beside: RunConfig | None = None) -> Path:
+    """Where the run's figures are kept; those that show it ``beside`` another one, on their own."""
+    folder = folder_of(run) / "figures"
+    return folder / f"beside_{beside.method}_{beside.variant}" if beside else folder
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
@@ -154,19 +155,21 @@ def finish(run: RunConfig, results: list[dict[str, Any]], **more: Any) -> dict[s
     return content
 
 
-def finished(run: RunConfig) -> dict[str, Any] | None:
+def finished(run: RunConfig, data: str | None = None) -> dict[str, Any] | None:
     """The content of the run's ``metrics.json``, or None where it is not finished on this machine.
+    ``data`` is its dataset's fingerprint, where that is known.
 
     Raises
     ------
     RunError
-        What is finished there is a run with other settings, or is damaged.
+        What is finished there is a run with other settings or data, or is damaged.
     """
     path = folder_of(run) / "metrics.json"
     if not path.exists():
         return None
     content = read_json(path)
-    require_same(content, {"config": run.to_dict()}, path.parent)
+    asked = {"config": run.to_dict()} | ({"data": data} if data else {})
+    require_same(content, asked, path.parent)
     return content
 
 
@@ -191,8 +194,9 @@ def table(profile: str = "*", *, records_only: bool = False) -> pd.DataFrame:
     """Every finished run, one row per evaluation: this machine's own runs first, for the others
     the committed records; the column ``source`` ("run" or "record") says which, and ``settings``
     (JSON) is all that seeds and trials of one variant have in common. Records of a variant that has
-    runs with other settings here are left out: the two cannot be averaged. With ``records_only``
-    this machine's runs are not looked at."""
+    runs with other settings here are left out: the two cannot be averaged. So are runs that were
+    measured on validation identities. With ``records_only`` this machine's runs are not looked
+    at."""
     rows: dict[str, list[dict[str, Any]]] = {}
     places = {"record": REPORTED / "runs", "run": results_folder() / "runs"}
     if records_only:
@@ -226,13 +230,21 @@ def _differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 
 
 def _evaluations(path: Path) -> list[dict[str, Any]]:
-    """The rows of `table` that one ``metrics.json`` makes."""
+    """The rows of `table` that one ``metrics.json`` makes: of test identities."""
     content = read_json(path)
     try:
+        if not of_test(content):
+            return []
         run = {key: content["config"][key] for key in _KEYS} | {"settings": _common(content)}
         return [run | result for result in content["results"]]
     except (KeyError, TypeError) as error:
         raise _damaged(path, error) from None
+
+
+def of_test(content: dict[str, Any]) -> bool:
+    """Whether a ``metrics.json`` has the numbers of test identities: those of validation ones are
+    no result."""
+    return (_DEFAULTS | content["config"])["evaluate_on"] == "test"
 
 
 def history(run: RunConfig) -> pd.DataFrame | None:
@@ -272,19 +284,14 @@ def _common(content: dict[str, Any]) -> str:
     return json.dumps(config, sort_keys=True)
 
 
-def averaged(runs: pd.DataFrame) -> pd.DataFrame:
-    """Over seeds (and RegDB's trials), for each evaluation of a variant in ``runs`` (see `table`):
-    the mean of every measure as a fraction, its standard deviation (of the sample, suffix
-    ``_std``), the number ``runs``, and the ``settings`` and sources.
+def require_alike(runs: pd.DataFrame) -> None:
+    """Of rows of `table`.
 
     Raises
     ------
     RunError
         Two runs of a variant have other settings or data, so that their mean says nothing.
     """
-    if runs.empty:
-        columns = [*_EVALUATION, "runs", *MEASURES, *(f"{m}_std" for m in MEASURES)]
-        return pd.DataFrame(columns=[*columns, "settings", "source"])
     for name, group in runs.groupby(list(_EVALUATION[:4]), sort=False):
         known: dict[str, Any] = {}
         for row in group.drop_duplicates("settings").to_dict("records"):
@@ -296,6 +303,17 @@ def averaged(runs: pd.DataFrame) -> pd.DataFrame:
                     "out, or run it again."
                 )
             known |= _settings(row)
+
+
+def averaged(runs: pd.DataFrame) -> pd.DataFrame:
+    """Over seeds (and RegDB's trials), for each evaluation of a variant in ``runs`` (see `table`):
+    the mean of every measure as a fraction, its standard deviation (of the sample, suffix
+    ``_std``), the number ``runs``, and the ``settings`` and sources. Raises as `require_alike`
+    does."""
+    if runs.empty:
+        columns = [*_EVALUATION, "runs", *MEASURES, *(f"{m}_std" for m in MEASURES)]
+        return pd.DataFrame(columns=[*columns, "settings", "source"])
+    require_alike(runs)
     grouped = runs.groupby(list(_EVALUATION), sort=False)
     mean = grouped[list(MEASURES)].mean()
     spread = grouped[list(MEASURES)].std(ddof=1).add_suffix("_std")

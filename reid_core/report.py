@@ -7,7 +7,7 @@ from PIL import Image
 from reid_core import agreement, records
 from reid_core.config import profile_datasets
 from reid_core.drawings import Place
-from reid_core.paths import REPORTED, ROOT, results_folder, write_atomically
+from reid_core.paths import REPORTED, ROOT, atomic_file, results_folder, write_atomically
 from reid_core.tables import MAIN, percent
 
 _START, _END = "<!-- results:start -->", "<!-- results:end -->"
@@ -33,9 +33,10 @@ _TABLES = {  # as the figures
 def publish_finished(profile: str) -> list[str]:
     """Copies the small files of every finished run of ``profile`` to ``results/reported/runs`` and
     returns the runs' names. Runs of an uncommitted tree are published as what they are: their
-    provenance says "dirty"."""
+    provenance says "dirty". What was measured on validation identities is no result."""
     root = results_folder() / "runs"
-    folders = sorted(path.parent for path in root.glob(f"{profile}/*/*/*/*/metrics.json"))
+    paths = sorted(root.glob(f"{profile}/*/*/*/*/metrics.json"))
+    folders = [path.parent for path in paths if records.of_test(records.read_json(path))]
     return [records.publish(f).relative_to(REPORTED / "runs").as_posix() for f in folders]
 
 
@@ -49,7 +50,8 @@ def publish_figures() -> None:
         if (runs / place).exists():
             with Image.open(runs / place) as picture:  # 256 colours, also rare ones: half the size
                 small = picture.convert("RGB").quantize(256, kmeans=1, dither=Image.Dither.NONE)
-                small.save(target / f"{name}.png", optimize=True)
+                with atomic_file(target / f"{name}.png") as file:
+                    small.save(file, "PNG", optimize=True)
     for name, place in _TABLES.items():
         if (runs / place).exists():
             write_atomically(REPORTED / name, (runs / place).read_bytes())

@@ -16,7 +16,9 @@ from reid_core import records
 from reid_core.artefacts import artefacts
 from reid_core.clock import Clock, duration, expected_seconds
 from reid_core.config import ConfigError, RunConfig, profile_datasets
-from reid_core.data.datasets import layout, obtain
+from reid_core.data.datasets import layout, locate, obtain, read
+from reid_core.data.images import fingerprint
+from reid_core.data.index import DatasetError
 from reid_core.drawings import Artefact, Place
 from reid_core.methods import configure
 from reid_core.notebooks import NotebookError, check, execute, notebook_of
@@ -164,7 +166,8 @@ def run_all(jobs: list[Job], workers: int) -> dict[str, str]:
         A dataset of theirs is missing and cannot be drawn; nothing was run.
     """
     failed: dict[str, str] = {}
-    missing = [job for job in jobs if not _settled(job, failed)]
+    jobs = list({job.name: job for job in jobs}.values())
+    missing = _missing(jobs, failed)
     print(f"{len(jobs)} runs: {len(jobs) - len(missing) - len(failed)} finished before", flush=True)
     if not missing:
         return failed
@@ -189,14 +192,31 @@ def run_all(jobs: list[Job], workers: int) -> dict[str, str]:
     return failed
 
 
-def _settled(job: Job, failed: dict[str, str]) -> bool:
-    """Whether nothing is left to do: the run is finished, or is one with other settings, which is
-    left alone and named among the failed."""
+def _missing(jobs: list[Job], failed: dict[str, str]) -> list[Job]:
+    """Those of ``jobs`` that are to be run. What is finished with other settings or on other data
+    is left alone, and named among the ``failed``."""
+    missing, contents = [], {}
+    for job in jobs:
+        try:
+            if not job.finished():
+                missing.append(job)
+                continue
+            dataset = job.run.dataset, job.run.trial
+            if dataset not in contents:
+                contents[dataset] = _content(*dataset, job.parameters["data"])
+            records.finished(job.run, contents[dataset])
+        except records.RunError as error:
+            failed[job.name] = str(error)
+    return missing
+
+
+def _content(dataset: str, trial: int, folder: str) -> str | None:
+    """The dataset's fingerprint; None where it is not here to compare with, nor to be run on."""
     try:
-        return job.finished()
-    except records.RunError as error:
-        failed[job.name] = str(error)
-        return True
+        root = locate(dataset, folder)
+        return fingerprint(read(dataset, root, trial), root)
+    except DatasetError:
+        return None
 
 
 def _timed(job: Job) -> float:
@@ -245,7 +265,7 @@ def overview(
     this machine; then how many distinct runs that makes, and about how long the missing ones take,
     where records tell."""
     every, failed = plan(wanted, place, seeds=seeds, trials=trials), {}
-    missing = [job for job in every if not _settled(job, failed)]
+    missing = _missing(every, failed)
     done = {job.name for job in every if job not in missing} - failed.keys()
     lines = []
     for artefact in wanted:

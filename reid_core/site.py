@@ -17,7 +17,7 @@ from sphinx.cmd.build import build_main
 
 from reid_core.config import ConfigError
 from reid_core.errors import ReidError
-from reid_core.notebooks import NotebookError, execute, profile_parameters
+from reid_core.notebooks import execute, profile_parameters
 from reid_core.paths import NOTEBOOKS, REPORTED, ROOT, results_folder, shown
 
 SETTINGS = NOTEBOOKS / "site"  # Sphinx's conf.py and a style sheet
@@ -55,7 +55,16 @@ def is_current(notebook: Path, executed: Path) -> bool:
     notebook that shows other notebooks' runs it never is."""
     if not executed.exists() or executed.stat().st_mtime < notebook.stat().st_mtime:
         return False
-    return not _READS_RUNS.match(notebook.name) and _ended_well(nbformat.read(executed, 4))
+    page = None if _READS_RUNS.match(notebook.name) else _read(executed)
+    return page is not None and _ended_well(page)
+
+
+def _read(executed: Path) -> nbformat.NotebookNode | None:
+    """The executed notebook; None where papermill has not written it, or not whole."""
+    try:
+        return nbformat.read(executed, 4)
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _ended_well(notebook: nbformat.NotebookNode) -> bool:
@@ -77,7 +86,7 @@ def execute_missing(notebooks: Iterable[Path], profile: str) -> dict[str, str]:
         started = time.monotonic()
         try:
             execute(notebook, executed, profile_parameters(notebook, profile))
-        except NotebookError as error:
+        except Exception as error:  # of one notebook: the others go on
             failed[notebook.stem] = str(error)
         state = "failed after" if notebook.stem in failed else "executed in"
         print(f"{state} {time.monotonic() - started:.0f} s", flush=True)
@@ -130,8 +139,7 @@ def _texts() -> list[Path]:
 
 def _page(notebook: Path, executed: Path, profile: str) -> nbformat.NotebookNode:
     """The executed notebook, or else the plain one, that says below its title which it is."""
-    if executed.exists():
-        page = nbformat.read(executed, 4)
+    if page := _read(executed):
         run = page.metadata.get("papermill", {})
         by = run.get("parameters", {}).get("profile", profile)
         when = datetime.fromisoformat(run["start_time"]) if "start_time" in run else None

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from reid_core import records
+from reid_core.errors import ReidError
 from reid_core.paths import PUBLISHED, shown
 from reid_core.retrieval.rerank import RERANKED
 
@@ -35,6 +36,10 @@ MODES = {
 COLUMNS = ["table", "method", "reference", "variant", "dataset", "mode", "metric", "value"]
 
 
+class PublishedError(ReidError, ValueError):
+    """A file of a paper's printed numbers is not what it should be."""
+
+
 def published(paper: str) -> pd.DataFrame:
     """The numbers printed in ``paper``'s tables, in per cent, one row a number.
 
@@ -44,24 +49,24 @@ def published(paper: str) -> pd.DataFrame:
 
     Raises
     ------
-    ValueError
+    PublishedError
         There is no such file, or it has other columns.
     """
     path = PUBLISHED / f"{paper}.csv"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in PUBLISHED.glob("*.csv")))
-        raise ValueError(f"{shown(path)}: no such file; published numbers exist of {known}.")
+        raise PublishedError(f"{shown(path)}: no such file; published numbers exist of {known}.")
     texts = [c for c in COLUMNS if c != "value"]
     types = dict.fromkeys(texts, str) | {"value": float}
     try:
         table = pd.read_csv(path, dtype=types, keep_default_na=False, na_values="")
     except ValueError as error:  # pandas' own are ValueErrors
-        raise ValueError(
+        raise PublishedError(
             f"{shown(path)}: cannot be read ({error}), expected commas between columns and points "
             "in numbers. Restore it: git checkout results/published"
         ) from None
     if list(table) != COLUMNS:
-        raise ValueError(f"{shown(path)}: found columns {list(table)}, expected {COLUMNS}.")
+        raise PublishedError(f"{shown(path)}: found columns {list(table)}, expected {COLUMNS}.")
     return table.fillna(dict.fromkeys(texts, ""))
 
 

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from reid_core import distributed, records, superres
-from reid_core.config import RunConfig
+from reid_core.config import ConfigError, RunConfig
 from reid_core.data.augment import Augment
 from reid_core.data.batches import Batch, CrossModalSampler, training_batches
 from reid_core.data.datasets import obtain, read
@@ -24,7 +24,7 @@ from reid_core.data.index import DatasetError
 from reid_core.errors import ReidError
 from reid_core.methods import build
 from reid_core.paths import shown, write_atomically
-from reid_core.precision import autocast, computes_bfloat16
+from reid_core.precision import autocast, computes_bfloat16, device_named
 from reid_core.progress import Progress
 from reid_core.shared_start import SharedStart
 
@@ -112,10 +112,10 @@ def fit(
     TrainingStopped
         A loss term or a weight is NaN or infinite.
     ConfigError
-        The model cannot be built, for want of its weights file for example.
+        The model cannot be built, for want of its weights file for example, or not for pictures of
+        this size; or there is no such device here.
     """
-    automatic = "cuda" if torch.cuda.is_available() else "cpu"
-    place = distributed.join(torch.device(automatic if device == "auto" else device))
+    place = distributed.join(device_named(device))
     with distributed.first_alone():
         root = obtain(run.dataset, data)
     index = read(run.dataset, root, run.trial)
@@ -161,8 +161,15 @@ def fit(
         for epoch in range(len(history), run.epochs):
             batches = training_batches(seen, sampler, augment, epoch, place)
             started = time.perf_counter()
-            with distributed.spread(model):
-                row = _train_epoch(run, model, optimizer, batches, epoch, sampler.steps, progress)
+            try:
+                with distributed.spread(model):
+                    row = _train_epoch(
+                        run, model, optimizer, batches, epoch, sampler.steps, progress
+                    )
+            except ReidError:
+                raise
+            except ValueError as error:  # of a layer, to which only a batch tells its sizes
+                raise ConfigError(f"{run.method}/{run.variant}: {error}") from error
             history.append(row | {"seconds": round(time.perf_counter() - started, 2)})
             if after_epoch is not None:
                 history[-1] |= after_epoch(so_far())

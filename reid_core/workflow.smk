@@ -36,7 +36,13 @@ import os
 import sys
 
 from reid_core import reproduce
+from reid_core.config import ConfigError
 from reid_core.paths import results_folder
+
+
+known = {"artefacts", "profile", "dataset", "data", "seeds", "trials"}
+if unknown := config.keys() - known:
+    raise ConfigError(f"--config: found {sorted(unknown)}, expected some of {sorted(known)}.")
 
 
 def words(key, default=""):
@@ -59,6 +65,8 @@ jobs = reproduce.plan(
     seeds=[int(seed) for seed in words("seeds", "0")],
     trials=[int(trial) for trial in words("trials", "1")],
 )
+for job in jobs:  # a metrics.json of other settings would pass for theirs
+    job.finished()
 
 
 rule all:

@@ -1,10 +1,13 @@
 """The papers' tables and figures as data: what they stand on, and that they draw."""
 
+import os
+
 import pandas as pd
 import pytest
+import torch
 from matplotlib.figure import Figure
 
-from reid_core import reproduce
+from reid_core import drawings, records, reproduce
 from reid_core.artefacts import artefacts
 from reid_core.drawings import Place
 from reid_core.methods import configure
@@ -75,3 +78,71 @@ def test_a_dataset_can_be_left_out(tmp_path, monkeypatch):
     monkeypatch.setenv("REID_RESULTS", str(tmp_path))
     drawn = artefacts()["multi_granularity-T1"].draw(Place("smoke", "", "paperdolls-tiny-regdb"))
     assert list(drawn) == ["T1_paperdolls-tiny-regdb", "T1_steps_paperdolls-tiny-regdb", "T1"]
+
+
+@pytest.fixture
+def figure_8(tmp_path, monkeypatch):
+    """mrda-F8's two runs, as if both were finished, and what notebook 30 was asked."""
+    monkeypatch.setenv("REID_RESULTS", str(tmp_path))
+    asked = []
+
+    def execute(notebook, executed, parameters):
+        asked.append((parameters["method"], parameters["baseline"]))
+        executed.parent.mkdir(parents=True, exist_ok=True)
+        for name in ("tsne", "distances", "gradcam", "top10_beside"):
+            (executed.parent / f"{name}.png").touch()
+
+    monkeypatch.setattr(drawings, "execute", execute)
+    names = [name for name, _ in artefacts()["mrda-F8"].runs]
+    runs = [configure(*n.split("/"), "smoke", dataset="paperdolls-tiny") for n in names]
+    for run in runs:
+        folder = records.open_folder(run, "abc", torch.device("cpu"))
+        records.finish(run, [])
+        os.utime(folder / "metrics.json", (0, 0))
+    return runs, asked
+
+
+def test_pictures_show_the_two_runs_of_the_figure(figure_8):
+    runs, asked = figure_8
+    other = records.figures_folder(runs[0]) / "gradcam.png"  # beside whom, nobody can tell
+    other.parent.mkdir()
+    other.touch()
+    drawn = artefacts()["mrda-F8"].draw(NOWHERE)
+    assert asked == [("mrda/mrm-dam", "mrda/baseline")]
+    assert all("beside_mrda_baseline" in path.as_posix() for path in drawn.values())
+
+
+def test_pictures_are_drawn_once_and_anew_when_a_run_was_measured_anew(figure_8):
+    runs, asked = figure_8
+    for _ in range(2):
+        assert artefacts()["mrda-F8"].draw(NOWHERE)
+    assert len(asked) == 1
+    os.utime(records.folder_of(runs[1]) / "metrics.json", (2**32, 2**32))
+    assert artefacts()["mrda-F8"].draw(NOWHERE)
+    assert len(asked) == 2
+
+
+def test_curves_of_runs_with_other_settings_are_not_averaged(tmp_path, monkeypatch):
+    monkeypatch.setenv("REID_RESULTS", str(tmp_path))
+    monkeypatch.setattr(records, "REPORTED", tmp_path / "none")
+    result = {"protocol": "sysu", "mode": "all", "gallery": "agw", "shots": 1, "cmc": [0.5] * 20}
+    for seed, overrides in ((0, {}), (1, {"steps": 7})):
+        at = {"dataset": "paperdolls-tiny", "seed": seed}
+        run = configure("fprnet", "fprnet", "smoke", overrides, **at)
+        records.open_folder(run, "abc", torch.device("cpu"))
+        records.finish(run, [result])
+        if seed == 0:
+            assert artefacts()["fprnet-F5"].draw(NOWHERE)
+    with pytest.raises(records.RunError, match="steps differ"):
+        artefacts()["fprnet-F5"].draw(NOWHERE)
+
+
+def test_a_run_without_its_curve_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("REID_RESULTS", str(tmp_path))
+    monkeypatch.setattr(records, "REPORTED", tmp_path / "none")
+    run = configure("fprnet", "fprnet", "smoke", dataset="paperdolls-tiny")
+    folder = records.open_folder(run, "abc", torch.device("cpu"))
+    (folder / "history.csv").write_text("epoch,total,seconds\n1,2.5,0.1\n")
+    records.finish(run, [])
+    assert artefacts()["fprnet-F6"].draw(NOWHERE) == {}
+    assert "fprnet/fprnet was trained without measuring its epochs" in capsys.readouterr().out

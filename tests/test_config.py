@@ -90,6 +90,12 @@ def test_nesterov_needs_momentum():
     assert not configure("baselines", "agw", overrides={"momentum": 0, "nesterov": False}).momentum
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_adam_needs_a_momentum_below_1(optimizer):
+    with pytest.raises(ConfigError, match=f"momentum is 1, but {optimizer} needs less"):
+        configure("baselines", "two-stream", overrides={"optimizer": optimizer, "momentum": 1.0})
+
+
 def test_yaml_reads_1e3_as_text_and_the_error_says_so():
     assert yaml.safe_load("lr: 1.0e-3") == {"lr": 0.001}
     refused(r"lr is '1e-3'.*write 1\.0e-3", **yaml.safe_load("lr: 1e-3"))

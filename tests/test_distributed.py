@@ -83,10 +83,10 @@ def drawn() -> list[torch.Tensor]:
 
 def refusals() -> list[str]:
     errors, model = [], Noisy()
-    with distributed.spread(model), pytest.raises(ValueError) as error:
+    with distributed.spread(model), pytest.raises(distributed.RankError) as error:
         model.backbone(torch.ones(1, 5))
     errors.append(str(error.value))
-    with pytest.raises(RuntimeError) as error:
+    with pytest.raises(distributed.RankError) as error:
         distributed.require_same(epochs=distributed.rank())
     return [*errors, str(error.value)]
 
@@ -199,6 +199,14 @@ def test_what_the_backbone_draws_differs_by_row_and_step_and_moves_nothing_behin
     assert len(masks.unique(dim=0)) == 18
     torch.manual_seed(0)
     assert torch.equal(behind, torch.rand(3, dtype=torch.float64))
+
+
+def test_fewer_gpus_than_processes_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(distributed.RankError, match="process 2 on this machine finds 1 GPUs"):
+        distributed.join(torch.device("cuda"))
 
 
 def test_what_cannot_be_shared_is_refused(two):

@@ -71,6 +71,9 @@ corrupted CSV: cut, or saved by a spreadsheet with decimal commas | refused by n
 corrupted rand_perm_cam.mat (half-copied dataset) | named; what is trained is kept | test_faults.test_a_half_copied_permutations_file
 half-copied dataset: cut, empty, missing pictures, missing cameras and lists | named, nothing cached; `data check` lists all of it | test_images.test_a_damaged_picture_is_named_and_nothing_cached, test_data_check.test_everything_is_reported_at_once, test_readers.test_sysu_refuses_missing_camera
 id lists with path tricks, endless numbers, any bytes | an index inside the folder, or an error with the list's name | test_readers.test_lists_refuse_malformed_lines_and_paths_out_of_the_folder, test_properties.test_a_list_of_anything_is_an_index_or_an_error_that_names_the_file, test_properties.test_a_file_of_any_name_is_read_or_refused, test_properties.test_a_camera_of_any_number_in_a_name
+a run finished on other data, in the place of one that is asked for | left alone, and named | test_reproduce.test_other_data_in_its_place_are_left_alone_and_named
+a dataset that lacks what its protocol asks for | named; what is trained is kept | test_train.test_dataset_that_lacks_what_its_protocol_asks_keeps_what_is_trained
+SIGKILL or a full disk while papermill writes an executed notebook | counts as not executed, and stops no page | test_site.test_only_a_notebook_that_ran_to_its_end_is_reused
 a picture deleted after packing | what is left is other data, which a begun run refuses, and says to put back; then it ends the same | test_faults.test_a_dataset_that_is_gone_after_packing
 a picture unreadable after packing | named; readable again, the run ends the same | test_faults.test_a_picture_that_is_unreadable_after_packing
 pictures changed after packing, even of the same names and sizes | packed again; a begun run refuses them | test_images.test_a_changed_picture_is_packed_again, test_faults.test_pictures_that_changed_during_a_run

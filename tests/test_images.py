@@ -85,12 +85,14 @@ def test_numbers_without_a_range_are_refused_rather_than_clipped(tmp_path, mode,
         decode(tmp_path / "a.tiff", 4, 4)
 
 
-def test_check_calls_an_error_what_cannot_be_packed(sysu):
+@pytest.mark.parametrize("mode, value", [("I", 70000), ("I", -1), ("F", 0.5)])
+def test_check_calls_an_error_what_cannot_be_packed(sysu, mode, value):
     path = sysu / "cam1/0001/0001.jpg"
-    uniform("F", 0.5).save(path, "TIFF")
-    with pytest.raises(DatasetError, match="mode F"):
+    uniform(mode, value).save(path, "TIFF")
+    with pytest.raises(DatasetError, match=f"mode {mode}"):
         decode(path, 4, 4)
-    assert check("sysu", sysu).defects.defect[0] == "mode F, expected whole numbers of 8 or 16 bits"
+    found = f"mode {mode} with values {value} to {value}, expected whole numbers of 8 or 16 bits"
+    assert check("sysu", sysu).defects.defect[0] == found
     assert check("sysu", sysu).errors == 1
 
 

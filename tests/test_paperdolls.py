@@ -160,6 +160,13 @@ def test_settings_that_are_too_small(tmp_path, draw, setting):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("setting", [{"train": 9_854}, {"images": 10_000}], ids=str)
+def test_more_than_four_digits_can_number_is_refused(tmp_path, setting):
+    with pytest.raises(DatasetError, match="expected at most 9999 of both"):
+        draw_sysu(tmp_path / "set", **setting)
+    assert not list(tmp_path.iterdir())
+
+
 def test_two_processes_at_once(tmp_path):
     command = [sys.executable, "-m", "reid_core", "data", "draw", "paperdolls-regdb"]
     command += [

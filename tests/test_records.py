@@ -124,6 +124,13 @@ def test_damaged_params_are_refused(run, content):
         records.open_folder(run, "abc", CPU)
 
 
+def test_finished_on_other_data_is_refused(run):
+    complete(run)
+    assert records.finished(run, "abc")["data"] == "abc"
+    with pytest.raises(RunError, match="data is 'abc' there, 'def' asked"):
+        records.finished(run, "def")
+
+
 def test_finished(run):
     begin(run)
     assert records.finished(run) is None
@@ -199,6 +206,13 @@ def test_own_settings_stand_for_a_variant_and_of_two_there_is_no_mean(run):
     mixed["protocol"], mixed["gallery"], mixed["shots"] = "sysu", "agw", 1
     with pytest.raises(RunError, match=r"two-stream: seed 1.*before it: steps differ"):
         records.averaged(mixed)
+
+
+def test_runs_measured_on_validation_identities_are_no_results(run):
+    records.publish(complete(run))
+    tried = configure("baselines", "two-stream", "smoke", {"evaluate_on": "val"}, seed=1)
+    complete(tried, rank1=0.9)
+    assert records.table()[["seed", "rank1"]].to_numpy().tolist() == [[0, 0.25]]
 
 
 def test_history_is_this_machines_or_the_records(run):

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from reid_core import records, report
+from reid_core.__main__ import main
 from reid_core.paths import REPORTED, ROOT
 
 
@@ -37,6 +38,17 @@ def test_every_record_was_measured_on_a_clean_commit_and_a_known_dataset() -> No
         assert set(records.SMALL_FILES) <= {p.name for p in path.parent.iterdir()}
         history = pd.read_csv(path.parent / "history.csv")
         assert len(history) == content["config"]["epochs"]
+
+
+def test_benchmarks_were_measured_on_clean_commits() -> None:
+    for path in REPORTED.glob("benchmarks*.csv"):
+        assert not pd.read_csv(path)["commit"].str.endswith("dirty").any(), path
+
+
+def test_a_profile_that_is_none_publishes_nothing(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(report, "publish_finished", None)
+    assert main(["report", "--profile", "*"]) == 2
+    assert "profile: found '*', expected one of" in capsys.readouterr().err
 
 
 def test_summary_is_the_mean_over_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

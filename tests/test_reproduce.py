@@ -13,12 +13,14 @@ from dataclasses import replace
 import nbformat
 import psutil
 import pytest
+import torch
 from test_resume import assert_same_run
 
 from reid_core import clock, records, reproduce
 from reid_core.__main__ import main
 from reid_core.artefacts import artefacts
 from reid_core.config import ConfigError
+from reid_core.data.paperdolls import draw_sysu
 from reid_core.drawings import Place
 from reid_core.paths import ROOT
 
@@ -97,7 +99,8 @@ def test_real_data_are_planned_and_missed_before_anything_runs(results, tmp_path
 
 
 @pytest.mark.parametrize(
-    "command", [["mrda-F8"], ["--only", "smoke/paperdolls-tiny/mrda/mrm-dam/seed0"]]
+    "command",
+    [["mrda-F8", "--profile", "smoke"], ["--only", "smoke/paperdolls-tiny/mrda/mrm-dam/seed0"]],
 )
 def test_a_parameter_that_a_notebook_lacks_is_refused_before_anything_runs(
     command, results, monkeypatch, capsys
@@ -111,7 +114,7 @@ def test_a_parameter_that_a_notebook_lacks_is_refused_before_anything_runs(
 
     monkeypatch.setattr(reproduce, "_job", one_wrong)
     monkeypatch.setattr(reproduce, "execute", None)
-    assert main(["reproduce", *command, "--profile", "smoke"]) == 2
+    assert main(["reproduce", *command]) == 2
     assert re.search(r"15_mrda\.ipynb: has no parameter sed; .*seed", capsys.readouterr().err)
     assert not results.exists()
 
@@ -184,6 +187,37 @@ def test_other_settings_in_its_place_are_left_alone_and_named(results, monkeypat
     monkeypatch.setattr(reproduce, "execute", None)
     failed = reproduce.run_all([job], workers=1)
     assert "lr is 0.5 there" in failed[job.name]
+
+
+def test_other_data_in_its_place_are_left_alone_and_named(results, tmp_path, monkeypatch):
+    root = tmp_path / "dolls"
+    draw_sysu(root, train=4, val=0, test=1, images=2, height=48, width=24, workers=1)
+    job = reproduce.job_of(f"{ONE}/seed3", str(root))
+    records.open_folder(job.run, "of other pictures", torch.device("cpu"))
+    records.finish(job.run, [])
+    monkeypatch.setattr(reproduce, "execute", None)
+    failed = reproduce.run_all([job], workers=1)
+    assert "data is 'of other pictures' there" in failed[job.name]
+
+
+def test_a_run_named_twice_runs_once(results, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(reproduce, "execute", lambda *call: asked.append(call))
+    monkeypatch.setattr(reproduce, "obtain", lambda *call: None)
+    assert main(["reproduce", "--only", f"{ONE}/seed0", f"{ONE}/seed00", "--jobs", "2"]) == 1
+    assert len(asked) == 1
+    assert capsys.readouterr().err.count("failed: ") == 1
+
+
+@pytest.mark.parametrize(
+    "more", [["mrda-T1"], ["--list"], ["--profile", "smoke"], ["--seeds", "1"]], ids=str
+)
+def test_only_takes_no_other_choice_of_runs(more, monkeypatch, capsys):
+    monkeypatch.setattr(reproduce, "run_all", None)
+    with pytest.raises(SystemExit) as stopped:
+        main(["reproduce", *more, "--only", f"{ONE}/seed0"])
+    assert stopped.value.code == 2
+    assert "--only names whole runs: leave out " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])

@@ -113,6 +113,16 @@ def test_pairs_that_do_not_exist_for_each_other():
     assert np.abs(free - found)[~ignore].max() > 0.01, "they were neighbours before"
 
 
+def test_where_few_exist_for_a_query_what_does_not_is_no_neighbour():
+    queries, gallery = crowd(1, 9)
+    ignore = np.array([[True] * 8 + [False]])
+    found, expected = (
+        rerank(queries, gallery, ignore=ignore),
+        naive(queries, gallery, ignore=ignore),
+    )
+    np.testing.assert_allclose(found[~ignore], expected[~ignore], rtol=0, atol=1e-9)
+
+
 def test_order_of_queries_and_gallery_does_not_matter():
     queries, gallery = crowd(14, 26)
     rng = np.random.default_rng(2)

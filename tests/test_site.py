@@ -142,6 +142,8 @@ def test_only_a_notebook_that_ran_to_its_end_is_reused(tmp_path):
     assert not site.is_current(teaching, _executed(tmp_path, count=None)), "killed before it"
     assert not site.is_current(teaching, _executed(tmp_path, outputs=(error,)))
     assert not site.is_current(teaching, tmp_path / "none.ipynb")
+    (tmp_path / "half.ipynb").write_text(_executed(tmp_path).read_text()[:90])
+    assert not site.is_current(teaching, tmp_path / "half.ipynb"), "killed while it was written"
     os.utime(_executed(tmp_path), (0, 0))
     assert not site.is_current(teaching, tmp_path / "executed.ipynb"), "edited since"
 
@@ -150,11 +152,14 @@ def test_a_notebook_that_fails_stops_no_other(tmp_path, monkeypatch, capsys):
     def execute(notebook, executed, parameters):
         if notebook.name[:2] == "00":
             raise NotebookError("ValueError: no")
+        if notebook.name[:2] == "02":
+            raise OSError("No space left on device")
 
     monkeypatch.setenv("REID_RESULTS", str(tmp_path))
     monkeypatch.setattr(site, "execute", execute)
-    failed = site.execute_missing(site.chosen(["00", "03"]), "smoke")
-    assert failed == {"00_start_here": "ValueError: no"}
+    failed = site.execute_missing(site.chosen(["00", "02", "03"]), "smoke")
+    full = "No space left on device"
+    assert failed == {"00_start_here": "ValueError: no", "02_evaluation_protocols": full}
     assert "03_baselines: … executed in 0 s" in capsys.readouterr().out
 
 

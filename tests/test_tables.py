@@ -112,9 +112,13 @@ def test_gains_that_crossvit_csa_names():
 def test_unknown_or_misshapen_paper_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(tables, "PUBLISHED", tmp_path)
     (tmp_path / "one.csv").write_text("table,value\nT1,3\n")
-    with pytest.raises(ValueError, match=r"two\.csv: no such file; published numbers exist of one"):
+    with pytest.raises(
+        tables.PublishedError, match=r"two\.csv: no such file; published numbers exist of one"
+    ):
         published("two")
-    with pytest.raises(ValueError, match=r"one\.csv: found columns \['table', 'value'\], expected"):
+    with pytest.raises(
+        tables.PublishedError, match=r"one\.csv: found columns \['table', 'value'\], expected"
+    ):
         published("one")
 
 

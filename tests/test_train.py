@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from nbclient import NotebookClient
 
 from reid_core import records, train
-from reid_core.config import RunConfig
+from reid_core.config import ConfigError, RunConfig
 from reid_core.data.index import DatasetError
 from reid_core.data.paperdolls import draw_sysu
 from reid_core.methods import build, configure
@@ -214,6 +215,30 @@ def test_run_that_could_not_start_binds_nothing(tiny_dolls):
     with pytest.raises(DatasetError, match="identities: a batch needs 50"):
         fit(smoke(identities=50), tiny_dolls)
     assert len(fit(smoke(), tiny_dolls).history) == 2
+
+
+@pytest.mark.parametrize("name", ["cud", "cuda:99", "", "meta", "cpu:1"])
+def test_device_that_is_not_there_is_refused(tiny_dolls, name):
+    with pytest.raises(ConfigError, match=f"device: found '{name}', expected auto, cpu or one of"):
+        fit(smoke(), tiny_dolls, name)
+    assert not records.folder_of(smoke()).exists()
+
+
+def test_setting_that_only_a_batch_finds_wrong_is_named(tiny_dolls):
+    run = configure("baselines", "pcb", "smoke", {"parts": 5})
+    with pytest.raises(ConfigError, match="baselines/pcb: parts: the feature map has"):
+        fit(run, tiny_dolls)
+
+
+def test_dataset_that_lacks_what_its_protocol_asks_keeps_what_is_trained(tmp_path):
+    root = tmp_path / "dolls"
+    draw_sysu(root, train=8, val=0, test=1, images=2, height=48, width=24, workers=1)
+    for camera in ("cam1", "cam2"):
+        shutil.rmtree(root / camera / "0009", ignore_errors=True)
+    trained = fit(smoke(), root)
+    with pytest.raises(DatasetError, match=r"dolls: cannot be measured: modalities: found"):
+        measure(trained)
+    assert (trained.folder / "checkpoint.pt").exists()
 
 
 def test_dataset_without_the_split_to_measure_on_is_refused_before_training(regdb):

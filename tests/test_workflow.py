@@ -62,6 +62,20 @@ def test_killed_beside_a_failing_run_and_resumed(snakemake):
     assert not (bad / "metrics.json").exists()
 
 
+def test_what_the_workflow_cannot_mean_is_refused(snakemake):
+    """A misspelt word would plan all 117 runs, and Snakemake knows a finished run by its file."""
+    start, runs, log = snakemake
+    assert start("artefact=mrda-F8").wait() != 0
+    assert "--config: found ['artefact'], expected some of" in log.read_text()
+    other = configure("mrda", "baseline", "smoke", {"lr": 0.5}, dataset="paperdolls-tiny")
+    (runs / "baseline/seed0").mkdir(parents=True)
+    (runs / "baseline/seed0/metrics.json").write_text(
+        json.dumps({"config": other.to_dict(), "data": ""})
+    )
+    assert start().wait() != 0
+    assert "lr is 0.5 there" in log.read_text()
+
+
 def _errors(run: Path) -> list[str]:
     cells = nbformat.read(run / "notebook.ipynb", 4).cells
     return [o.ename for c in cells for o in c.get("outputs", []) if o.output_type == "error"]

@@ -10,6 +10,7 @@ import pandas as pd
 
 from reid_core.benchmarks.timing import seconds
 from reid_core.data.inventory import Inventory
+from reid_core.data.sysu import CAMERAS
 from reid_core.retrieval import evaluate
 from reid_core.retrieval.candidates import TestSet, prepare
 from reid_core.retrieval.metrics import CUTOFFS, METRICS, unit_rows
@@ -22,9 +23,9 @@ def labels_of(inventory: Inventory, identities: list[int]) -> Labels:
     """Identity, camera, frame and modality of every image that SYSU-MM01's ``inventory`` counts of
     ``identities``."""
     seen = ((i, c, images) for i in identities for c, images in inventory[i].items())
-    rows = [(i, c, frame) for i, c, images in seen for frame in range(1, images + 1)]
-    identity, camera, frame = np.array(rows).T
-    return identity, camera, frame, np.where(np.isin(camera, (3, 6)), "infrared", "visible")
+    rows = [(i, c, n, CAMERAS[c][0]) for i, c, images in seen for n in range(1, images + 1)]
+    identity, camera, frame, modality = map(np.array, zip(*rows, strict=True))
+    return identity, camera, frame, modality
 
 
 def stand_in(

@@ -17,6 +17,7 @@ import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
 from reid_core.data import llcm, regdb, sysu
+from reid_core.data.images import rgb
 from reid_core.data.index import DatasetError, Defect, require_folder
 from reid_core.paths import shown
 
@@ -176,6 +177,7 @@ def _image_defect(root: Path, path: str) -> Defect | None:
         with Image.open(BytesIO(data)) as image:
             image.load()
             mode, kind = image.mode, image.format
+            undefined = _undefined(image)
     except UnidentifiedImageError:  # its own message shows a memory address
         found = "not an image" if data else "zero bytes"
         return Defect(path, f"{found}, expected a picture", "error", again)
@@ -184,13 +186,22 @@ def _image_defect(root: Path, path: str) -> Defect | None:
     # a JPEG that an interrupted copy has filled with zeros decodes to grey without complaint
     if kind == "JPEG" and data.rfind(END_OF_IMAGE) < data.rfind(START_OF_SCAN):
         return Defect(path, "truncated: the end-of-image marker is missing", "error", again)
-    if mode == "F":
-        found = "mode F, expected whole numbers of 8 or 16 bits"
-        return Defect(path, found, "error", "convert it: what its numbers mean is unknown")
+    if undefined:
+        advice = "convert it: what its numbers mean is unknown"
+        return Defect(path, undefined, "error", advice)
     if mode != "RGB":
         advice = "it is readable and becomes 8-bit RGB when packed: look at the result once"
         return Defect(path, f"mode {mode}, expected RGB", "warning", advice)
     return None
+
+
+def _undefined(image: Image.Image) -> str:
+    """Why packing would refuse the picture, if it would."""
+    try:
+        rgb(image)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 _SYSU = _Dataset(

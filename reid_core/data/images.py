@@ -91,12 +91,19 @@ def decode(path: Path, height: int | None = None, width: int | None = None) -> n
     try:
         with Image.open(path) as image:
             size = width or image.width, height or image.height
-            return np.asarray(_rgb(image).resize(size, Image.Resampling.LANCZOS))
+            return np.asarray(rgb(image).resize(size, Image.Resampling.LANCZOS))
     except Exception as error:  # damaged files make Pillow's decoders raise nearly anything
         raise _unreadable(path, error) from None
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def rgb(image: Image.Image) -> Image.Image:
+    """The picture as mode RGB; 16 bits are scaled to 8, an alpha channel is dropped.
+
+    Raises
+    ------
+    ValueError
+        Its numbers have no defined range.
+    """
     if image.mode[0] in "IF":  # convert() would clip these at 255
         values = np.asarray(image)
         if image.mode == "F" or values.min() < 0 or values.max() > 0xFFFF:

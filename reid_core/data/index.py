@@ -144,7 +144,7 @@ def read_text(root: Path, path: str, expected: str, defects: list[Defect]) -> st
 
 def contents(root: Path, path: str, defects: list[Defect]) -> list[Path]:
     """What is in a folder, by name; nothing and an error where it cannot be read, and an error for
-    a name that is no text: no table could hold it."""
+    a name that is no printable text: no table could show it."""
     try:
         found = sorted((root / path).iterdir())
     except OSError as error:
@@ -154,7 +154,7 @@ def contents(root: Path, path: str, defects: list[Defect]) -> list[Path]:
         return []
     odd = [file for file in found if not file.name.isprintable()]
     for file in odd:
-        defect = f"holds a file named {file.name!r}, expected a name in UTF-8"
+        defect = f"holds a file named {file.name!r}, expected a name of printable characters"
         defects.append(Defect(path, defect, "error", "rename the file, or remove it"))
     return [file for file in found if file not in odd]
 

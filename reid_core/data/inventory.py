@@ -7,18 +7,11 @@ import numpy as np
 from scipy.io import loadmat, savemat
 
 from reid_core.data.index import DatasetError
+from reid_core.data.sysu import CAMERAS
 from reid_core.paths import shown
 
 Inventory = dict[int, dict[int, int]]  # identity -> camera -> number of pictures
 Splits = dict[str, list[int]]  # "train", "val", "test" -> identities
-SYSU_CAMERAS = {
-    1: ("visible", "indoor"),
-    2: ("visible", "indoor"),
-    3: ("infrared", "indoor"),
-    4: ("visible", "outdoor"),
-    5: ("visible", "outdoor"),
-    6: ("infrared", "outdoor"),
-}
 
 
 def even_inventory(train: int, val: int, test: int, images: int) -> tuple[Inventory, Splits]:
@@ -27,7 +20,7 @@ def even_inventory(train: int, val: int, test: int, images: int) -> tuple[Invent
     fewer to tell apart."""
     ids = list(range(1, train + val + test + 1))
     splits = {"train": ids[:train], "val": ids[train : train + val], "test": ids[train + val :]}
-    seen = {i: SYSU_CAMERAS if i % 5 < 2 else SYSU_CAMERAS.keys() - {1, 2} for i in ids}
+    seen = {i: CAMERAS if i % 5 < 2 else CAMERAS.keys() - {1, 2} for i in ids}
     return {i: dict.fromkeys(sorted(cameras), images) for i, cameras in seen.items()}, splits
 
 
@@ -48,7 +41,7 @@ def real_inventory(folder: Path) -> tuple[Inventory, Splits]:
             if permutations.shape[1]:
                 inventory.setdefault(identity, {})[camera] = permutations.shape[1]
     listed = {s: _load(folder / f"{s}_id.mat", "id").tolist() for s in ("train", "test")}
-    infrared = {camera for camera, (modality, _) in SYSU_CAMERAS.items() if modality == "infrared"}
+    infrared = {camera for camera, (modality, _) in CAMERAS.items() if modality == "infrared"}
     both = [i for i, seen in inventory.items() if infrared & seen.keys() and seen.keys() - infrared]
     known = {*listed["train"], *listed["test"]}
     return inventory, {**listed, "val": sorted(i for i in both if i not in known)}
@@ -67,8 +60,8 @@ def _load(path: Path, key: str) -> np.ndarray:
 
 def permutations(inventory: Inventory, rng: np.random.Generator) -> bytes:
     """The content of a ``rand_perm_cam.mat``: ten permutations of 1..n per camera and identity."""
-    cells = np.empty((len(SYSU_CAMERAS), 1), object)
-    for camera in SYSU_CAMERAS:
+    cells = np.empty((len(CAMERAS), 1), object)
+    for camera in CAMERAS:
         people = np.empty((max(inventory), 1), object)
         for identity in range(1, max(inventory) + 1):
             n = inventory.get(identity, {}).get(camera, 0)

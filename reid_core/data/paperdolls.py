@@ -20,16 +20,12 @@ from filelock import FileLock
 
 from reid_core.data.dolls import draw_person
 from reid_core.data.index import DatasetError
-from reid_core.data.inventory import (
-    SYSU_CAMERAS,
-    Inventory,
-    even_inventory,
-    permutations,
-    real_inventory,
-)
+from reid_core.data.inventory import Inventory, even_inventory, permutations, real_inventory
 from reid_core.data.scenes import Camera, draw_camera, render
+from reid_core.data.sysu import CAMERAS as SYSU_CAMERAS
 from reid_core.paths import shown, write_atomically
 
+SYSU_MOST = 9999  # people, and pictures of one under a camera
 DRAWING = 1  # raised whenever the same seed would give other pictures
 STARTED = "paperdolls-unfinished.json"  # the settings of a set; written before its first picture
 MARKER = "paperdolls.json"  # what the former is renamed to after the last one
@@ -165,13 +161,18 @@ def draw_sysu(
     Raises
     ------
     DatasetError
-        ``root`` holds something else or a set with other settings; a setting is too small; an
-        inventory file is missing or damaged.
+        ``root`` holds something else or a set with other settings; a setting is too small or too
+        large; an inventory file is missing or damaged.
     """
     root = Path(root)
     if inventory is None:
         amounts, splits = even_inventory(train, val, test, images)
         counts = {"train": train, "val": val, "test": test, "images": images}
+        if max(train + val + test, images) > SYSU_MOST:
+            raise DatasetError(
+                f"found {train} + {val} + {test} identities with {images} images each, expected at "
+                f"most {SYSU_MOST} of both: SYSU-MM01 numbers them with four digits"
+            )
     else:
         amounts, splits = real_inventory(Path(inventory))
         content = json.dumps([amounts, splits])

@@ -28,14 +28,15 @@ from reid_core.data.index import (
     split_defects,
 )
 
-FOLDERS = {
-    "cam1": (1, "visible"),
-    "cam2": (2, "visible"),
-    "cam3": (3, "infrared"),
-    "cam4": (4, "visible"),
-    "cam5": (5, "visible"),
-    "cam6": (6, "infrared"),
+CAMERAS = {  # number -> modality, where it stands
+    1: ("visible", "indoor"),
+    2: ("visible", "indoor"),
+    3: ("infrared", "indoor"),
+    4: ("visible", "outdoor"),
+    5: ("visible", "outdoor"),
+    6: ("infrared", "outdoor"),
 }
+FOLDERS = {f"cam{number}": (number, modality) for number, (modality, _) in CAMERAS.items()}
 
 
 def read_sysu(root: Path | str) -> pd.DataFrame:

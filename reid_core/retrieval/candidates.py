@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from reid_core.data.sysu import CAMERAS
 from reid_core.retrieval.galleries import (
     agw_galleries,
     folders_of,
@@ -22,7 +23,6 @@ IGNORED = {  # why `ignored` leaves a gallery image out, in words; RegDB has no 
     "sysu": "camera 2 stands in the room of the query's camera 3",
     "llcm": "the query's own person under the query's own camera",
 }
-SYSU_MODALITIES = {camera: "infrared" if camera in (3, 6) else "visible" for camera in range(1, 7)}
 
 
 class TestSet(NamedTuple):
@@ -109,7 +109,8 @@ def _check_request(protocol: str, mode: str, shots: int, gallery: str, trials: i
 
 
 def _check_sysu_cameras(images: pd.DataFrame) -> None:
-    wrong = images[images.camera.map(SYSU_MODALITIES) != images.modality]
+    modalities = {camera: modality for camera, (modality, _) in CAMERAS.items()}
+    wrong = images[images.camera.map(modalities) != images.modality]
     if len(wrong):
         raise ValueError(
             f"cameras: found camera {wrong.camera.iloc[0]} with modality "

@@ -117,7 +117,13 @@ def evaluate_all(
 def measure(trained: Trained) -> dict[str, Any]:
     """Extracts the features of the evaluation split once, keeps them in ``features.npy``, measures
     every protocol on them and finishes the run. Returns the content of ``metrics.json``. A run with
-    ``rerank`` has each result twice, plain and then re-ranked."""
+    ``rerank`` has each result twice, plain and then re-ranked.
+
+    Raises
+    ------
+    DatasetError
+        The dataset does not hold what its protocol asks for.
+    """
     already = records.finished(trained.run)
     if already is not None:
         return already
@@ -128,7 +134,13 @@ def measure(trained: Trained) -> dict[str, Any]:
     settings = settings_of(trained.run.dataset, trained.root)
     if trained.run.rerank:
         settings = [{**plain, "rerank": rerank} for plain in settings for rerank in (False, True)]
-    results = evaluate_all(features, index, settings)
+    try:
+        results = evaluate_all(features, index, settings)
+    except ValueError as error:  # of a protocol, which knows no folder
+        raise DatasetError(
+            f"{shown(trained.root)}: cannot be measured: {error}. What is trained is kept; put the "
+            "dataset right and start once more."
+        ) from error
     seconds = round(float(trained.history["seconds"].sum()), 1)
     return records.finish(trained.run, results, train_seconds=seconds)
 

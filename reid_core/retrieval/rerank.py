@@ -76,8 +76,8 @@ def rerank(
     half = _reciprocal(distance, nearest[:, : round(k1 / 2) + 1])
     encoded = _encode(distance, _expand(reciprocal, half))
     near = nearest[:, :k2]
-    share = np.full(near.shape, 1 / near.shape[1], encoded.dtype)
-    encoded = _matrix(near, share) @ encoded
+    exists = np.isfinite(np.take_along_axis(distance, near, axis=1)).astype(encoded.dtype)
+    encoded = _matrix(near, exists / exists.sum(axis=1, keepdims=True)) @ encoded
     jaccard = _jaccard(encoded[:count], encoded[count:])
     result = (1 - weight) * jaccard + weight * distance[:count, count:]
     if ignore is not None:
@@ -109,7 +109,7 @@ def _nearest(distance: np.ndarray, k: int) -> np.ndarray:
     rows = []
     for block in query_blocks(*distance.shape):
         some = np.argpartition(distance[block], k - 1, axis=1)[:, :k]
-        some.sort(axis=1)  # so that of equal distances the earlier row comes first
+        some.sort(axis=1)  # so that of equal distances among them the earlier row comes first
         values = np.take_along_axis(distance[block], some, axis=1)
         order = np.argsort(values, axis=1, kind="stable")
         rows.append(np.take_along_axis(some, order, axis=1))
