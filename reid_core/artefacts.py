@@ -173,7 +173,7 @@ def _mrda() -> list[Artefact]:
             "F6",
             "where the mask constrains",
             runs,
-            partial(swept, fields=fields, modes={"sysu": ("all", "indoor")}),
+            partial(swept, fields=fields, modes={"sysu": MODES["sysu"]}),
             peaks(runs, {full: stages}, {"sysu": ("all",)}),  # the search of its printed point
         ),
         _look(paper, "F7", "features and their distances", pair, "tsne", "distances"),

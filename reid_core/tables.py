@@ -9,6 +9,7 @@ import pandas as pd
 from reid_core import records
 from reid_core.errors import ReidError
 from reid_core.paths import PUBLISHED, shown
+from reid_core.retrieval import candidates
 from reid_core.retrieval.rerank import RERANKED
 
 MISSING = "—"
@@ -29,10 +30,7 @@ MAIN = (  # of all variants those that stand for a method; the rows between are 
     "mrda/baseline",
     "mrda/mrm-dam",
 )
-MODES = {
-    "sysu": ("all", "indoor"),
-    "regdb": ("visible-to-infrared", "infrared-to-visible"),
-}
+MODES = {kind: candidates.MODES[kind] for kind in ("sysu", "regdb")}  # the papers' datasets
 COLUMNS = ["table", "method", "reference", "variant", "dataset", "mode", "metric", "value"]
 
 

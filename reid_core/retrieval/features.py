@@ -74,12 +74,12 @@ def settings_of(dataset: str, root: Path) -> list[dict[str, Any]]:
     protocol = layout(dataset)
     if protocol != "sysu":
         return [{"protocol": protocol, "mode": mode} for mode in MODES[protocol]]
-    settings = [{"protocol": "sysu", "mode": m, "gallery": "agw"} for m in ("all", "indoor")]
+    settings = [{"protocol": "sysu", "mode": m, "gallery": "agw"} for m in MODES[protocol]]
     path = root / "exp" / "rand_perm_cam.mat"
     if path.exists():
         official = {"protocol": "sysu", "gallery": "official", "permutations": _permutations(path)}
         for shots in (1, 10):
-            settings += [{**official, "mode": m, "shots": shots} for m in ("all", "indoor")]
+            settings += [{**official, "mode": m, "shots": shots} for m in MODES[protocol]]
     return settings
 
 
