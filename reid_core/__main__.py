@@ -216,13 +216,12 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
 
 def _train(options: argparse.Namespace) -> int:
     from reid_core import distributed
-    from reid_core.methods import configure
+    from reid_core.methods import configure, named
     from reid_core.retrieval.features import measure
     from reid_core.train import fit
 
-    method, _, variant = options.what.partition("/")
     place = {name: getattr(options, name) for name in ("dataset", "seed", "trial")}
-    run = configure(method, variant, options.profile, options.overrides, **place)
+    run = configure(*named(options.what), options.profile, options.overrides, **place)
     trained = fit(run, options.data, options.device)
     first = distributed.rank() == 0
     distributed.leave()

@@ -62,7 +62,8 @@ class Browser:
     root : Path
         The dataset's folder.
     first : str
-        "method/variant": whose run is shown first, where it is finished.
+        "method/variant", or the run as the control names it, "method/variant, seed0": which is
+        shown first, where it is finished.
 
     Raises
     ------
@@ -88,7 +89,7 @@ class Browser:
             widgets.Button(description=text, layout={"width": "9em", "margin": "2px 0 2px 12px"})
             for text in ("◀ previous", "next ▶")
         )
-        wanted = [name for name in self.folders if name.startswith(f"{first},")]
+        wanted = [name for name in self.folders if f"{name},".startswith(f"{first},")]
         self.run.value = next(iter(wanted), self.run.value)
         self._handle: DisplayHandle | None = None
         self._settling = False
@@ -114,7 +115,7 @@ class Browser:
         images, found = self.images[self.run.value], ranking(self.test, query, self.trial.value)
         number = f", trial {self.trial.value}" if self.trial.max > 1 else ""
         title = f"{self.run.value} ({self.about})\n{self.search.value}{number}: "
-        title += f"{len(found.rows)} pictures answer\n{in_words(found, self.test.protocol)}"
+        title += f"{(found.rank > 0).sum()} pictures answer\n{in_words(found, self.test.protocol)}"
         rows = [query, *found.rows[: self.count.value]]
         pictures = [decode(self.root / images["path"][row], HEIGHT, WIDTH) for row in rows]
         return ranked_gallery(pictures, images.loc[rows], found, title)
@@ -142,16 +143,26 @@ class Browser:
         last = len(self.query.options) - 1
         self.query.index = min(max(self.query.index + by, 0), last)
 
-    def _changed(self, _: Any) -> None:
+    def _changed(self, change: Any) -> None:
         if self._settling:  # which sets other controls' values
             return
         self._settling = True
         try:
+            asked = self.query.value
             self._settle()
+            if change.owner is self.run:
+                self._ask(self.images[change.old]["path"][asked])
         finally:
             self._settling = False
         if self._handle is not None:
             self._handle.update(self.picture())
+
+    def _ask(self, path: str) -> None:
+        """Chooses the query of that picture, in whichever row another trial of RegDB has it; the
+        first query where it is none."""
+        rows = [row for _, row in self.query.options]
+        paths = self.images[self.run.value]["path"][rows]
+        self.query.value = next(iter(paths.index[paths == path]), rows[0])
 
     def _settle(self) -> None:
         """Offers what the run and the search have; what is chosen stays where it is offered."""

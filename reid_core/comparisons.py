@@ -19,7 +19,7 @@ from matplotlib.patheffects import withStroke
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from reid_core.figures import LINES, NEUTRAL, RIGHT, STYLES, WRONG
+from reid_core.figures import LINES, NEUTRAL, RIGHT, STYLES, WRONG, hollow
 
 PEOPLE = (  # Paul Tol's "muted" and black; beyond ten they repeat, and the numbers tell
     "#332288", "#CC6677", "#117733", "#88CCEE", "#882255",
@@ -211,8 +211,7 @@ def method_dots(panels: Mapping[str, pd.DataFrame], title: str) -> Figure:
             y = np.arange(len(names)) + 0.24 * (number - 0.5)
             look = {"color": LINES[number], "markersize": 5, "capsize": 3}
             axis.errorbar(x, y, xerr=bar, fmt="os"[number], label=text, **look)
-            single = np.isnan(bar)
-            axis.plot(x[single], y[single], "os"[number], color="white", markersize=2.5, zorder=9)
+            hollow(axis, x, y, bar, "os"[number])
         axis.set(xlabel="per cent, mean ± deviation", title=name, xlim=(0, 100))
         axis.grid(alpha=0.3)
         if not rows["rank1"].notna().any():

@@ -132,7 +132,7 @@ def sweep_curves(
     ----------
     sweeps : {panel's title: DataFrame}
         A row a point: ``setting``, ``mode``, ``rank1``, ``mAP`` as fractions, ``rank1_std``,
-        ``mAP_std`` (NaN for a single run; no bar is drawn then).
+        ``mAP_std``; NaN for a single run: no bar is drawn then, and the mark is hollow.
     """
     figure = Figure(figsize=(4.6 * len(sweeps) + 0.4, 4.0), layout="constrained")
     figure.suptitle(title, fontsize=11)
@@ -142,13 +142,14 @@ def sweep_curves(
         for mode_number, (mode, found) in enumerate(points.groupby("mode", sort=False)):
             for number, (measure, text) in enumerate({"rank1": "rank-1", "mAP": "mAP"}.items()):
                 aside = 0.06 * (number - 0.5)  # so that one measure's bars do not hide the other's
-                places = [values.index(value) + aside for value in found[setting]]
+                places = np.array([values.index(value) + aside for value in found[setting]])
                 look = {"color": LINES[2 * mode_number + number], "marker": "os"[number]}
                 look |= {"linestyle": STYLES[mode_number], "linewidth": 1.8, "capsize": 4}
-                spread = 100 * found[f"{measure}_std"].astype(float).fillna(0).to_numpy()
+                spread = 100 * found[f"{measure}_std"].astype(float).to_numpy()
                 y = 100 * found[measure].astype(float).to_numpy()
                 axis.errorbar(places, y, spread, label=f"{text}, {mode}", **look)
-        axis.set(xlabel=label, ylabel="per cent", title=name)
+                hollow(axis, places, y, spread, "os"[number])
+        axis.set(xlabel=label, ylabel="per cent, mean ± deviation (hollow: one run)", title=name)
         axis.set_xticks(range(len(values)), [f"{value:g}" for value in values])
         if points.empty:
             axis.text(0.5, 0.5, "no finished run", ha="center", transform=axis.transAxes)
@@ -156,6 +157,12 @@ def sweep_curves(
         else:
             _legend(axis)
     return figure
+
+
+def hollow(axis: Axes, x: np.ndarray, y: np.ndarray, spread: np.ndarray, mark: str) -> None:
+    """Hollows the marks at ``x``, ``y`` that have no ``spread`` (NaN)."""
+    alone = np.isnan(spread)
+    axis.plot(x[alone], y[alone], mark, color="white", markersize=2.5, zorder=9)
 
 
 def ablation_bars(

@@ -8,6 +8,7 @@ import json
 import platform
 import subprocess
 from dataclasses import fields
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 from reid_core import distributed
 from reid_core.config import RunConfig
 from reid_core.errors import ReidError
+from reid_core.methods import configure
 from reid_core.paths import REPORTED, ROOT, results_folder, shown, write_atomically
 from reid_core.precision import computes_bfloat16
 
@@ -220,12 +222,21 @@ def _variant(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _settings(row: dict[str, Any]) -> dict[str, Any]:
-    return _flat(json.loads(row["settings"]))
+    """All that a row's run was; a setting that did not exist yet had today's default's effect."""
+    return _today(*_variant(row)) | _flat(json.loads(row["settings"]))
+
+
+@cache
+def _today(profile: str, dataset: str, method: str, variant: str) -> dict[str, Any]:
+    """The settings that a run of the variant has now."""
+    try:
+        return _flat(configure(method, variant, profile, dataset=dataset).to_dict())
+    except ReidError:  # there is no such variant any more, or no such dataset
+        return dict(_DEFAULTS)
 
 
 def _differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """What differs of two runs' settings. One that did not exist yet when one of them ran had
-    today's default's effect."""
+    """What differs of two runs' settings, of those that both are known to have."""
     return sorted(key for key in one.keys() & other.keys() if one[key] != other[key])
 
 

@@ -197,3 +197,32 @@ def test_refuses_features_of_other_pictures(sysu):
         finally:
             picture.write_bytes(picture.read_bytes()[:-1])
             other.rename(other.parent / DATASETS[0])
+
+
+def test_the_run_that_is_named_is_shown_first():
+    shown = Browser("smoke", DATASETS[0], obtain(DATASETS[0]), "baselines/one-stream, seed0")
+    assert shown.run.value == "baselines/one-stream, seed0"
+
+
+def test_another_trial_of_regdb_is_asked_with_the_same_picture_or_its_first():
+    browser = Browser("smoke", DATASETS[1], obtain(DATASETS[1]))
+    one, other = browser.run.options
+    images = browser.images[one]
+    browser.query.index = 3
+    path = images["path"][browser.query.value]
+    browser.images[other] = images.iloc[::-1].reset_index(drop=True)  # as if of another trial
+    browser.run.value = other
+    assert browser.images[other]["path"][browser.query.value] == path
+    browser.images[one] = images.assign(path="elsewhere/" + images["path"])
+    browser.run.value = one
+    assert browser.query.index == 0
+
+
+def test_what_does_not_exist_for_a_query_is_not_counted(sysu):
+    for _, query in sysu.query.options:
+        sysu.query.value = query
+        exist = (sysu.ranking.rank > 0).sum()
+        assert f"{exist} pictures answer" in words(sysu)
+        if len(sysu.ranking.rank) > exist:
+            return
+    raise AssertionError("no query of camera 3")

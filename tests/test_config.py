@@ -10,7 +10,7 @@ import yaml
 from reid_core import config
 from reid_core.config import ConfigError, Dataset, RunConfig, read_profile, strictly
 from reid_core.data.datasets import NAMES
-from reid_core.methods import METHODS, build, configure
+from reid_core.methods import METHODS, build, configure, named
 from reid_core.methods.baselines import Config
 from reid_core.paths import PROFILES, data_folder
 
@@ -235,3 +235,10 @@ def test_datasets_of_a_run_have_readers():
 def test_settings_cannot_change():
     with pytest.raises(AttributeError):
         Config().margin = 1.0
+
+
+@pytest.mark.parametrize("name", ["two-stream", "baselines/", "baselines/two-stream/seed0"])
+def test_a_run_is_named_by_method_and_variant(name):
+    assert named("baselines/two-stream") == ("baselines", "two-stream")
+    with pytest.raises(ConfigError, match=f"run: found '{name}', expected method/variant"):
+        named(name)

@@ -213,8 +213,11 @@ def test_sweep_shows_the_points_and_their_spread() -> None:
     points = pd.concat([points, other])
     full, empty = figures.sweep_curves({"one": points, "two": points[:0]}, "alpha", "α", "t").axes
     (rank1, _, (bars,)), (mean, _, _), (indoor, _, _), _ = full.containers
+    single = [line.get_ydata().tolist() for line in full.lines if line.get_color() == "white"]
+    assert single == [[40], [20, 50], [60], [50]], "hollow where no spread is known"
     assert rank1.get_ydata().tolist() == [30, 40]
-    assert np.allclose([bar[:, 1] for bar in bars.get_segments()], [[25, 35], [40, 40]])
+    with_spread = [bar[:, 1].tolist() for bar in bars.get_segments() if len(bar)]
+    assert np.allclose(with_spread, [[25, 35]])
     assert (rank1.get_xdata() < mean.get_xdata()).all(), "no bar hides another measure's"
     assert np.allclose(rank1.get_xdata(), [0, 1], atol=0.1)
     assert [label.get_text() for label in full.get_xticklabels()] == ["0.1", "12.2"]
@@ -223,7 +226,11 @@ def test_sweep_shows_the_points_and_their_spread() -> None:
     assert len({line.get_linestyle() for line in (rank1, indoor)}) == 2
     texts = [text.get_text() for text in full.get_legend().get_texts()]
     assert texts == ["rank-1, all", "mAP, all", "rank-1, indoor", "mAP, indoor"]
-    assert (full.get_xlabel(), full.get_ylabel(), full.get_title()) == ("α", "per cent", "one")
+    assert (full.get_xlabel(), full.get_ylabel(), full.get_title()) == (
+        "α",
+        "per cent, mean ± deviation (hollow: one run)",
+        "one",
+    )
     assert [text.get_text() for text in empty.texts] == ["no finished run"]
 
 

@@ -42,6 +42,22 @@ METHODS: dict[str, ModuleType] = {
 _PLACE = ("method", "variant", "profile", "dataset", "seed", "trial")  # they name the run's folder
 
 
+def named(run: str) -> tuple[str, str]:
+    """Method and variant of "method/variant".
+
+    Raises
+    ------
+    ConfigError
+        It has another form.
+    """
+    method, _, variant = run.partition("/")
+    if not variant or "/" in variant:
+        raise ConfigError(
+            f"run: found '{run}', expected method/variant, such as baselines/two-stream."
+        )
+    return method, variant
+
+
 def configure(
     method: str,
     variant: str,

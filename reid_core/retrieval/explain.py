@@ -91,7 +91,7 @@ class Heat(NamedTuple):
     """Grad-CAM of some pictures."""
 
     maps: np.ndarray  # (n, H, W) of the network's input, 0 to 1 within every picture
-    grid: Grid  # of the feature map that they were enlarged from
+    grid: Grid  # of the feature map that they were enlarged from, of several the finest
 
 
 def grad_cam(

@@ -93,7 +93,7 @@ def evaluate(
     gallery : "agw" or "official"
         ``official`` (sysu only) follows the permutations shipped with SYSU-MM01 (Wu et al.).
         ``agw`` draws with Python's generator seeded with the trial's number, as Ye et al. and most
-        code since. The two differ by about a point on the same features.
+        code since. The two differ by up to four points.
     permutations : dict or array
         For ``official``: ``scipy.io.loadmat("exp/rand_perm_cam.mat")``, or its ``rand_perm_cam``.
     trials : int
