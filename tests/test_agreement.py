@@ -267,3 +267,78 @@ def test_method_dots_hollows_a_single_run():
     assert axis.containers[0].lines[0].get_xdata()[:2].tolist() == [40, 50]
     hollow = next(line for line in axis.lines if line.get_color() == "white")
     assert hollow.get_xdata()[:1].tolist() == [50]
+
+
+def test_a_printed_step_of_zero_has_no_sign():
+    runs = table(
+        *[
+            ("mrda", v, s, x + s / 100)
+            for v, x in (("baseline", 0.3), ("mrm", 0.4), ("dam", 0.2))
+            for s in range(3)
+        ]
+    )
+    steps = agreement.steps(PLACE, runs)
+    before = agreement.overview(PLACE, runs, steps).loc["mrda-T2", "sign"]
+    assert before == "2 of 4"
+    steps.loc[(steps["artefact"] == "mrda-T2") & (steps["variant"] == "mrda/mrm"), "printed"] = 0.0
+    assert agreement.overview(PLACE, runs, steps).loc["mrda-T2", "sign"] == "0 of 2", (
+        "no sign is printed"
+    )
+
+
+def of_trials(*trials):
+    at = {("baseline", 1): 0.3, ("fgfl", 1): 0.5, ("baseline", 2): 0.6, ("fgfl", 2): 0.5}
+    return pd.concat(
+        table(
+            ("mutual_prediction", v, 0, x),
+            ("mutual_prediction", v, 1, x + 0.01),
+            mode="visible-to-infrared",
+        ).assign(dataset="e", protocol="regdb", gallery="full", trial=trial)
+        for (v, trial), x in at.items()
+        if trial in trials
+    )
+
+
+def test_an_artefact_of_one_trial_is_not_averaged_over_others():
+    found = agreement.steps(PLACE, of_trials(1, 2))
+    found = found.query("artefact == 'mutual_prediction-T4' and metric == 'rank1'")
+    found = found.query("variant == 'mutual_prediction/fgfl' and mode == 'visible-to-infrared'")
+    assert found["measured"].tolist() == pytest.approx([20.0])
+    assert found["runs"].tolist() == [2]
+
+
+def test_runs_of_another_trial_are_not_there():
+    runs = of_trials(2)
+    found = agreement.overview(PLACE, runs, agreement.steps(PLACE, runs)).loc[
+        "mutual_prediction-T4"
+    ]
+    assert found["runs"].startswith("0 of ") and found["verdict"] == "not measured"
+
+
+def test_the_places_gallery_counts():
+    runs = table(
+        *[
+            ("mrda", v, s, x + s / 100)
+            for v, x in (("baseline", 0.3), ("mrm", 0.4))
+            for s in range(3)
+        ]
+    ).assign(gallery="official")
+    for gallery, words in (("agw", {"not measured"}), ("official", {"agrees", "not measured"})):
+        steps = agreement.steps(Place("demo", "d", "e", gallery), runs)
+        assert set(steps.query("artefact == 'mrda-T2'")["verdict"]) == words
+
+
+def test_a_claim_needs_a_number_of_the_method(monkeypatch):
+    head = {"table": "T1", "reference": "", "dataset": "sysu", "mode": "all"}
+    rows = [
+        {**head, "method": m, "variant": f"m/{m}", "metric": k, "value": v}
+        for m, k, v in (
+            ("own", "rank1", 9.0),
+            ("a", "rank1", 5.0),
+            ("a", "mAP", 4.0),
+            ("b", "mAP", 3.0),
+        )
+    ]
+    monkeypatch.setattr(claims, "published", lambda paper: pd.DataFrame(rows))
+    found = claims.above_others("p", "T1", "m/own")
+    assert found[["metric", "row", "over"]].values.tolist() == [["rank1", "own", "a"]]

@@ -15,6 +15,7 @@ from reid_core.layers.attention import (
     InBlocks,
     NonLocal,
     SpatialAttention,
+    SpatialLogits,
     in_blocks,
 )
 
@@ -260,3 +261,7 @@ def test_a_new_non_local_block_changes_nothing():
     torch.manual_seed(0)
     maps = torch.randn(2, 8, 4, 3)
     torch.testing.assert_close(NonLocal(8, 4)(maps), maps)
+
+
+def test_momentum_of_the_spatial_norm():
+    assert SpatialLogits().norm.momentum == 0.01

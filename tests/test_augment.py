@@ -207,3 +207,11 @@ def test_what_inference_computed_first_serves_gradients_too():
         normalise(torch.zeros(1, 2, width, 3, dtype=torch.uint8))
     images = torch.zeros(1, 3, 2, width, requires_grad=True)
     assert denormalise(images).dtype == torch.uint8
+
+
+def test_erased_rectangles_are_taller_than_wide():
+    hole = (plain(erase=1.0)(noise(600, 64, 64), "visible", random()) == 0).all(dim=1)
+    aspect = hole.any(2).sum(1) / hole.any(1).sum(1)
+    assert 1.5 < aspect.median() < 2.1, (
+        "height over width, evenly from 0.3 to 3.3: taller than wide"
+    )

@@ -263,3 +263,19 @@ def test_pcb_of_the_paper_profile():
 def test_impossible_parts_are_refused(batch):
     with pytest.raises(ValueError, match="parts: the feature map has 3 rows, which 2 parts cannot"):
         model_of("pcb", parts=2).embed(batch.visible, "visible")
+
+
+def test_metric_margin_and_pooling_of_every_variant():
+    kinds = {
+        "one-stream": "batch_hard",
+        "zero-padding": "batch_hard",
+        "two-stream": "batch_hard",
+        "two-stream-wrt": "weighted_regularised",
+        "agw": "weighted_regularised",
+        "pcb": "hetero_center",
+    }
+    for variant, metric in kinds.items():
+        model = configure("baselines", variant, "paper").model
+        assert (model["metric"], model["margin"], model["label_smoothing"]) == (metric, 0.3, 0.0)
+        assert model["pooling"] == ("gem" if variant in ("agw", "pcb") else "gap")
+    assert configure("mutual_prediction", "fgfl-cmimpl", "paper").model["margin"] == 0.3

@@ -214,3 +214,24 @@ def test_a_thread_changes_nothing():
     pairs = zip(training_batches(*given), training_batches(*given, thread=False), strict=True)
     for one, other in pairs:
         assert one.visible.equal(other.visible) and one.infrared.equal(other.infrared)
+
+
+def test_seeds_share_no_epoch():
+    one, other = (CrossModalSampler(TABLE, 3, 2, seed=s, steps=4) for s in (0, 1))
+    assert draws(one, 1) != draws(other, 0), "the mean over seeds would be of nearly the same run"
+
+
+def test_infrared_batches_never_turn_gray():
+    class Coloured(Numbered):
+        def take(self, rows):
+            return super().take(rows) + torch.tensor([0, 9, 40], dtype=torch.uint8)
+
+    sampler = CrossModalSampler(TABLE, 3, 2, seed=1, steps=2)
+    cpu = torch.device("cpu")
+    found, bare = (
+        list(training_batches(Coloured(), sampler, Augment(0, 0.0, grayscale=g), 0, cpu))
+        for g in (1.0, 0.0)
+    )
+    for gray, coloured in zip(found, bare, strict=True):
+        assert gray.infrared.equal(coloured.infrared)
+        assert not gray.visible.equal(coloured.visible)

@@ -5,6 +5,7 @@ import urllib.error
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from reid_core.layers.crossvit import CrossViT, MultiScaleEncoder, attend, to_map
@@ -305,3 +306,12 @@ def test_pictures_of_another_size_are_refused():
         ValueError, match=r"size: found pictures of \(8, 16\) pixels, expected \(16"
     ):
         CrossViT((16, 8), TINY)(torch.zeros(1, 3, 8, 16))
+
+
+def test_positions_are_resized_bicubically():
+    positions = torch.randn(1, 1 + 16, 3)
+    square = positions[:, 1:].reshape(1, 4, 4, 3).permute(0, 3, 1, 2)
+    expected = F.interpolate(square, (6, 3), mode="bicubic", antialias=True)
+    found = resize_positions(positions, (6, 3))
+    torch.testing.assert_close(found[:, 1:].reshape(1, 6, 3, 3).permute(0, 3, 1, 2), expected)
+    torch.testing.assert_close(found[:, :1], positions[:, :1])

@@ -264,3 +264,7 @@ def test_person_maps_of_a_run(variant, monkeypatch):
             centre = features[of_other.to_numpy()].sum(axis=0)
             np.testing.assert_allclose(reference, centre / np.linalg.norm(centre), atol=1e-6)
     assert [modality for _, modality, _ in calls] == ["visible", "infrared"]
+
+
+def test_the_seed_chooses_the_rows():
+    assert len({tuple(explain.choose_rows(IMAGES, [3], 2, seed)) for seed in range(20)}) > 3

@@ -627,3 +627,26 @@ def test_config_takes_a_grid_of_lists_and_keeps_it():
     assert set(model.pyramids["visible"].levels) == {4, 5}
     assert set(model.pyramids["infrared"].levels) == {2, 3}
     assert Grid  # the type that says what a grid is
+
+
+def test_activations_of_the_heads():
+    for variant, fusion, others in (
+        ("fprnet", nn.ReLU, nn.LeakyReLU),
+        ("both-leaky-relu", nn.LeakyReLU, nn.LeakyReLU),
+        ("both-relu", nn.ReLU, nn.ReLU),
+    ):
+        for name, head in model_of(variant).heads.items():
+            kinds = {type(m) for m in head.layers if isinstance(m, nn.ReLU | nn.LeakyReLU)}
+            assert kinds == {fusion if name == "fusion" else others}, (variant, name)
+
+
+def test_the_larger_loss_wins(batch):
+    model = model_of("fprnet")
+    for head, expected in (("joint", [1, 0]), ("fusion", [1, 1])):
+        with torch.no_grad():
+            for name in ("joint", "fusion"):  # the larger loss counts: who is surely wrong
+                model.heads[name].classifier.weight.zero_()
+                model.heads[name].classifier.bias.zero_()
+            model.heads[head].classifier.bias[0] = 50.0
+        model.losses(batch, 1)
+        assert model.wins.tolist() == expected

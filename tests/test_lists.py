@@ -7,7 +7,9 @@ import pytest
 
 from reid_core.data.datasets import obtain
 from reid_core.methods import configure
-from reid_core.retrieval.features import evaluation_rows, measure
+from reid_core.retrieval import explain, lists
+from reid_core.retrieval.candidates import prepare
+from reid_core.retrieval.features import evaluation_rows, kept_features, measure, settings_of
 from reid_core.retrieval.lists import best_matches
 from reid_core.train import Trained, fit
 
@@ -39,3 +41,35 @@ def test_lists_follow_the_features(trained: Trained) -> None:
     shown = {*lists.queries.tolist(), *lists.matches.ravel().tolist()} - {-1}
     assert set(lists.pictures) == shown
     assert lists.pictures[int(lists.queries[0])].shape == (192, 80, 3)
+
+
+def test_lists_are_of_the_first_search_and_the_seed_chooses(trained):
+    first = settings_of(trained.run.dataset, trained.root)[0]
+    assert best_matches(trained, 3).mode == first["mode"]
+    assert len({tuple(best_matches(trained, 3, seed=s).queries) for s in range(6)}) > 1
+
+
+def test_every_match_is_of_the_first_searchs_gallery(trained):
+    """Every match is of the first search's gallery."""
+    setting = settings_of(trained.run.dataset, trained.root)[0]
+    index, features = evaluation_rows(trained), kept_features(trained)
+    labels = [index[c].to_numpy() for c in ("identity", "camera", "frame", "modality")]
+    gallery = prepare(features, *labels, **setting).galleries[0]
+    found = best_matches(trained, 99, k=99).matches
+    assert set(found[found >= 0].tolist()) == set(gallery.tolist())
+
+
+def test_nobody_is_asked_for_whom_no_picture_answers(trained, monkeypatch):
+    index, features = evaluation_rows(trained), kept_features(trained)
+    mode = settings_of(trained.run.dataset, trained.root)[0]["mode"]
+    answering = "infrared" if mode.startswith("visible") else "visible"
+    person = index["identity"].iloc[0]
+    kept = ~((index["identity"] == person) & (index["modality"] == answering)).to_numpy()
+    monkeypatch.setattr(lists, "evaluation_rows", lambda _: index[kept])
+    monkeypatch.setattr(lists, "kept_features", lambda _: features[kept])
+    found = best_matches(trained, queries=99)
+    assert len(found.queries) and person not in found.identities[found.queries]
+
+
+def test_features_of_the_figures_have_length_one(trained):
+    assert np.abs(np.linalg.norm(explain.unit_features(trained), axis=1) - 1).max() < 1e-5

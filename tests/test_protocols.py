@@ -462,3 +462,12 @@ def test_permutations_of_other_images_are_refused(sysu):
             camera[cell, 0] = np.empty((10, 0))
     with pytest.raises(ValueError, match=r"found 0 of \d+ queries with an image"):
         evaluate(**sysu, **request, permutations=permutations)
+
+
+def test_cmc_is_rank_k_at_every_k():
+    images = paired_images(range(30), {"visible": (1,), "infrared": (2,)}, lambda i, c: 2)
+    data = arrays(images, alike(images, noise=3.0))
+    result = evaluate(**data, protocol="regdb", mode="visible-to-infrared")
+    assert len(result.cmc) == 20 and (np.diff(result.cmc) >= 0).all()
+    for k in (1, 5, 10, 20):
+        assert result.cmc[k - 1] == pytest.approx(result.mean[f"rank{k}"])

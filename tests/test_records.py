@@ -253,3 +253,23 @@ def test_provenance_outside_a_repository(monkeypatch):
 
     monkeypatch.setattr(subprocess, "run", absent)
     assert records.provenance(CPU)["commit"] == "unknown"
+
+
+def test_data_bind_seeds_but_not_regdbs_trials(monkeypatch, tmp_path):
+    monkeypatch.setenv("REID_RESULTS", str(tmp_path / "local"))
+    monkeypatch.setattr(records, "REPORTED", tmp_path / "reported")
+
+    def keep(dataset, data, **of):
+        run = configure("baselines", "two-stream", "smoke", dataset=dataset, **of)
+        records.open_folder(run, data, torch.device("cpu"))
+        result = dict.fromkeys(records.MEASURES, 0.5)
+        result |= {"protocol": "p", "mode": "m", "gallery": "g", "shots": 1}
+        records.finish(run, [result], train_seconds=0.1)
+
+    for trial in (1, 2):
+        keep("paperdolls-regdb", f"data of trial {trial}", trial=trial)
+    assert records.averaged(records.table())["runs"].tolist() == [2]
+    keep("paperdolls-sysu", "abc")
+    keep("paperdolls-sysu", "xyz", seed=1)
+    with pytest.raises(records.RunError, match=r"seed 1.*data differ"):
+        records.averaged(records.table())

@@ -9,13 +9,14 @@ from test_protocols import (
     arrays,
     paired_images,
     rows_of,
+    same_identity_and_camera,
     same_room,
     sysu_images,
 )
 
 from reid_core import records
 from reid_core.methods import configure
-from reid_core.retrieval import evaluate
+from reid_core.retrieval import evaluate, rank_metrics
 from reid_core.retrieval.features import evaluate_all, measure, settings_of
 from reid_core.retrieval.metrics import unit_rows
 from reid_core.retrieval.rerank import rerank
@@ -224,3 +225,22 @@ def test_a_run_measures_both_and_tables_keep_them_apart(monkeypatch, tmp_path, t
     averaged = records.averaged(found)
     counts = averaged.query("gallery == 'agw'").set_index("mode")["runs"]
     assert counts.to_dict() == {"all": 2, "all, re-ranked": 1, "indoor": 2, "indoor, re-ranked": 1}
+
+
+def test_llcms_neighbours_know_no_identity():
+    cameras = {"visible": (1, 2), "infrared": (1, 2)}
+    images = paired_images(range(1, 13), cameras, lambda i, c: 2)
+    data = arrays(images, alike(images, noise=3.0))
+    queries = [n for n, i in enumerate(images) if i[3] == "visible"]
+    rows = agw_gallery(images, "infrared", (1, 2), 0)
+    unit, who = unit_rows(data["features"]), data["identities"]
+    ignore = np.array(
+        [[same_identity_and_camera(images[q], images[g]) for g in rows] for q in queries]
+    )
+    expected = rank_metrics(
+        -rerank(unit[queries], unit[rows]), who[queries], who[rows], ignore=ignore
+    )
+    found = evaluate(
+        **data, protocol="llcm", mode="visible-to-infrared", trials=1, rerank=True
+    ).mean
+    assert found == pytest.approx({k: expected[k] for k in found})

@@ -4,12 +4,24 @@ import json
 
 import pandas as pd
 import pytest
+from test_agreement import table
 
 from reid_core import tables
 from reid_core.config import RunConfig
 from reid_core.methods import METHODS
 from reid_core.paths import PUBLISHED
-from reid_core.tables import COLUMNS, beside, listed, measured, published, steps, sweep
+from reid_core.tables import (
+    COLUMNS,
+    MAIN,
+    averages,
+    beside,
+    headline,
+    listed,
+    measured,
+    published,
+    steps,
+    sweep,
+)
 
 PAPERS = sorted(path.stem for path in PUBLISHED.glob("*.csv"))
 
@@ -209,3 +221,62 @@ def test_steps_are_over_the_first_row_or_the_one_above(runs):
     assert over["all", "rank1", "measured"].tolist()[0] == pytest.approx(30 - 45)
     assert over["all", "rank1", "measured"].isna().tolist() == [False, True]
     assert steps(rows, runs, above=True)["all", "rank1", "paper"].tolist() == [2.5, -1.5]
+
+
+def test_headline_prints_each_methods_own_number():
+    runs = averages(table(("mrda", "baseline", 0, 0.3)))
+    for mode in ("all", "indoor"):
+        found = headline(runs[runs["mode"] == mode], "sysu", mode)
+        for name in MAIN:
+            rows = published(name.split("/")[0]) if name.split("/")[0] != "baselines" else None
+            for metric in ("rank1", "mAP"):
+                expected = "—"
+                if rows is not None:
+                    own = rows[
+                        (rows["variant"] == name)
+                        & (rows["dataset"] == "sysu")
+                        & (rows["mode"] == mode)
+                        & (rows["metric"] == metric)
+                    ]
+                    own = own[~own["method"].str.endswith("reranking")].dropna(subset="value")
+                    expected = f"{own['value'].iloc[0]:.2f}" if len(own) else "—"
+                assert found.loc[name, f"{metric}, paper"] == expected, (name, metric)
+
+
+def test_a_step_has_the_deviation_of_its_two_means():
+    runs = averages(
+        table(
+            *[
+                ("m", v, s, x)
+                for v, x0 in (("a", 0.3), ("b", 0.4))
+                for s, x in enumerate((x0, x0 + 0.1))
+            ]
+        )
+    )
+    head = {"table": "T1", "reference": "", "dataset": "sysu", "mode": "all", "metric": "rank1"}
+    rows = pd.DataFrame(
+        [{**head, "method": n.upper(), "variant": f"m/{n}", "value": 60.0} for n in "ab"]
+    )
+    assert steps(rows, runs)["all", "rank1", "±"].tolist() == [pytest.approx(7.1)]
+
+
+def test_runs_are_counted_once_for_all_searches():
+    runs = averages(
+        pd.concat([table(("m", "a", s, 0.3), mode=m) for s in (0, 1) for m in ("all", "indoor")])
+    )
+    rows = pd.DataFrame(
+        [
+            {
+                "table": "T1",
+                "reference": "",
+                "dataset": "sysu",
+                "mode": m,
+                "metric": "rank1",
+                "method": "A",
+                "variant": "m/a",
+                "value": 60.0,
+            }
+            for m in ("all", "indoor")
+        ]
+    )
+    assert beside(rows, runs)["", "", "runs"].tolist() == [2]
