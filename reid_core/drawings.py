@@ -178,7 +178,7 @@ def converged(place: Place, artefact: Artefact) -> Drawn:
         elif history is not None:
             print(
                 f"{artefact.name}: {name} was trained without measuring its epochs (the notebook's "
-                "parameter curve); delete its folder to have it trained with"
+                "parameter curve); delete its folder and reproduce it again"
             )
     title = f"{artefact.paper}, {artefact.number}: {place.sysu}, all-search, seed {place.seed}"
     return {artefact.number: figures.convergence(histories, title)} if histories else {}
