@@ -8,7 +8,6 @@ import json
 import platform
 import subprocess
 from dataclasses import fields
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ import torch
 from reid_core import distributed
 from reid_core.config import RunConfig
 from reid_core.errors import ReidError
-from reid_core.methods import configure
 from reid_core.paths import REPORTED, ROOT, results_folder, shown, write_atomically
 from reid_core.precision import computes_bfloat16
 
@@ -222,21 +220,13 @@ def _variant(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _settings(row: dict[str, Any]) -> dict[str, Any]:
-    """All that a row's run was; a setting that did not exist yet had today's default's effect."""
-    return _today(*_variant(row)) | _flat(json.loads(row["settings"]))
-
-
-@cache
-def _today(profile: str, dataset: str, method: str, variant: str) -> dict[str, Any]:
-    """The settings that a run of the variant has now."""
-    try:
-        return _flat(configure(method, variant, profile, dataset=dataset).to_dict())
-    except ReidError:  # there is no such variant any more, or no such dataset
-        return dict(_DEFAULTS)
+    """All that a row's run was; a setting that did not exist yet had its default's effect."""
+    return _DEFAULTS | _flat(json.loads(row["settings"]))
 
 
 def _differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """What differs of two runs' settings, of those that both are known to have."""
+    """What differs of two runs' settings. A method's own that one of them does not know are not
+    compared: their defaults are the method's."""
     return sorted(key for key in one.keys() & other.keys() if one[key] != other[key])
 
 
