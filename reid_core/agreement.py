@@ -21,7 +21,7 @@ from scipy.stats import kendalltau, t
 
 from reid_core.artefacts import artefacts
 from reid_core.drawings import Artefact, Place
-from reid_core.records import MEASURES
+from reid_core.retrieval.metrics import METRICS
 from reid_core.retrieval.rerank import RERANKED
 from reid_core.tables import MISSING, averages
 
@@ -40,7 +40,7 @@ def steps(place: Place, runs: pd.DataFrame) -> pd.DataFrame:
     place : Place
         Whose datasets, gallery and profile.
     runs : DataFrame
-        Of `records.table`.
+        Of `results.table`.
 
     Returns
     -------
@@ -221,7 +221,7 @@ def _means(place: Place, runs: pd.DataFrame, trial: int | None) -> pd.DataFrame:
             mean=100 * wide[measure].astype(float),
             deviation=100 * wide[f"{measure}_std"].astype(float),
         )
-        for measure in MEASURES
+        for measure in METRICS
     ]
     # of an empty table pandas knows no types
     return pd.concat(parts).astype({"mean": float, "deviation": float, "runs": float})

@@ -11,7 +11,7 @@ import PIL.Image
 from IPython.display import Image, display
 from matplotlib.figure import Figure
 
-from reid_core import figures, records
+from reid_core import figures, records, results
 from reid_core.config import RunConfig
 from reid_core.methods import configure
 from reid_core.notebooks import execute
@@ -153,13 +153,13 @@ def bars(
 
 def cmc(place: Place, artefact: Artefact) -> Drawn:
     """CMC curves of the artefact's runs in all-search, means over the seeds there are."""
-    names, runs = [name for name, _ in artefact.runs], records.table(place.profile)
+    names, runs = [name for name, _ in artefact.runs], results.table(place.profile)
     columns = dict.fromkeys([*runs, "mode", "gallery", "shots", "cmc"])
     runs = runs.reindex(columns=list(columns))  # also where there is no run at all
     runs = runs[(runs["method"] + "/" + runs["variant"]).isin(names)]
     runs = runs.query("dataset == @place.sysu and mode == 'all' and shots == 1")
     runs = runs[runs["gallery"] == place.gallery]
-    records.require_alike(runs)
+    results.require_alike(runs)
     found = runs.groupby(["method", "variant"])["cmc"]
     means = {"/".join(name): np.mean(group.tolist(), axis=0) for name, group in found}
     curves = {name: means[name] for name in names if name in means}

@@ -22,13 +22,8 @@ from reid_core.paths import REPORTED, ROOT, results_folder, shown, write_atomica
 from reid_core.precision import computes_bfloat16
 
 SMALL_FILES = ("params.json", "history.csv", "metrics.json")  # of these a record consists
-MEASURES = ("rank1", "rank5", "rank10", "rank20", "mAP", "mINP")
-_KEYS = ("profile", "dataset", "method", "variant", "seed", "trial")
-_EVALUATION = ("profile", "dataset", "method", "variant", "protocol", "mode", "gallery", "shots")
-
-
 # of settings newer than some runs: each one's default is what was done before it existed
-_DEFAULTS = {f.name: f.default for f in fields(RunConfig) if isinstance(f.default, int | str)}
+DEFAULTS = {f.name: f.default for f in fields(RunConfig) if isinstance(f.default, int | str)}
 
 
 class RunError(ReidError, RuntimeError):
@@ -95,7 +90,7 @@ def require_same(found: dict[str, Any], asked: dict[str, Any], where: Path) -> N
     RunError
         What was ``found`` at ``where`` is of other settings or data; names each.
     """
-    there, here = _DEFAULTS | _flat(found["config"]), _flat(asked["config"])
+    there, here = DEFAULTS | flat(found["config"]), flat(asked["config"])
     if "data" in asked:
         there, here = there | {"data": found["data"]}, here | {"data": asked["data"]}
     differences = [
@@ -113,7 +108,7 @@ def require_same(found: dict[str, Any], asked: dict[str, Any], where: Path) -> N
         )
 
 
-def _flat(config: dict[str, Any]) -> dict[str, Any]:
+def flat(config: dict[str, Any]) -> dict[str, Any]:
     """Settings of the run and of its model side by side; no name is in both."""
     return {k: v for k, v in config.items() if k != "model"} | config.get("model", {})
 
@@ -134,10 +129,10 @@ def read_json(path: Path) -> dict[str, Any]:
             raise ValueError("no config or no data in it")
         return content
     except (OSError, ValueError, RecursionError) as error:
-        raise _damaged(path, error) from None
+        raise damaged(path, error) from None
 
 
-def _damaged(path: Path, error: Exception) -> RunError:
+def damaged(path: Path, error: Exception) -> RunError:
     advice = f"Delete the run's folder {shown(path.parent)} and run it again."
     if path.name == "metrics.json":
         advice = "Put the file back, or delete it: the run is then measured again."
@@ -190,64 +185,6 @@ def publish(folder: Path) -> Path:
     return target
 
 
-def table(profile: str = "*", *, records_only: bool = False) -> pd.DataFrame:
-    """Every finished run, one row per evaluation: this machine's own runs first, for the others
-    the committed records; the column ``source`` ("run" or "record") says which, and ``settings``
-    (JSON) is all that seeds and trials of one variant have in common. Records of a variant that has
-    runs with other settings here are left out: the two cannot be averaged. So are runs that were
-    measured on validation identities. With ``records_only`` this machine's runs are not looked
-    at."""
-    rows: dict[str, list[dict[str, Any]]] = {}
-    places = {"record": REPORTED / "runs", "run": results_folder() / "runs"}
-    if records_only:
-        del places["run"]
-    for source, root in places.items():
-        for path in sorted(root.glob(f"{profile}/*/*/*/*/metrics.json")):
-            name = path.parent.relative_to(root).as_posix()
-            rows[name] = [row | {"source": source} for row in _evaluations(path)]
-    every = [row for name in sorted(rows) for row in rows[name]]
-    own = {_variant(row): _settings(row) for row in every if row["source"] == "run"}
-    every = [
-        row
-        for row in every
-        if row["source"] == "run" or not _differing(own.get(_variant(row), {}), _settings(row))
-    ]
-    return pd.DataFrame(every) if every else pd.DataFrame(columns=[*_KEYS, "settings", "source"])
-
-
-def _variant(row: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(row[key] for key in _EVALUATION[:4])
-
-
-def _settings(row: dict[str, Any]) -> dict[str, Any]:
-    """All that a row's run was; a setting that did not exist yet had its default's effect."""
-    return _DEFAULTS | _flat(json.loads(row["settings"]))
-
-
-def _differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """What differs of two runs' settings. A method's own that one of them does not know are not
-    compared: their defaults are the method's."""
-    return sorted(key for key in one.keys() & other.keys() if one[key] != other[key])
-
-
-def _evaluations(path: Path) -> list[dict[str, Any]]:
-    """The rows of `table` that one ``metrics.json`` makes: of test identities."""
-    content = read_json(path)
-    try:
-        if not of_test(content):
-            return []
-        run = {key: content["config"][key] for key in _KEYS} | {"settings": _common(content)}
-        return [run | result for result in content["results"]]
-    except (KeyError, TypeError) as error:
-        raise _damaged(path, error) from None
-
-
-def of_test(content: dict[str, Any]) -> bool:
-    """Whether a ``metrics.json`` has the numbers of test identities: those of validation ones are
-    no result."""
-    return (_DEFAULTS | content["config"])["evaluate_on"] == "test"
-
-
 def history(run: RunConfig) -> pd.DataFrame | None:
     """The history of a finished run: this machine's, or else the committed record's, whatever its
     settings; None where there is neither.
@@ -276,49 +213,3 @@ def _read_history(path: Path) -> pd.DataFrame:
             "commas in its numbers perhaps, delete it and train the run again: it is written anew "
             "from the checkpoint."
         ) from None
-
-
-def _common(content: dict[str, Any]) -> str:
-    config = {k: v for k, v in content["config"].items() if k not in ("seed", "trial")}
-    if not config["dataset"].endswith("regdb"):  # there each trial has data of its own
-        config["data"] = content["data"]
-    return json.dumps(config, sort_keys=True)
-
-
-def require_alike(runs: pd.DataFrame) -> None:
-    """Of rows of `table`.
-
-    Raises
-    ------
-    RunError
-        Two runs of a variant have other settings or data, so that their mean says nothing.
-    """
-    for name, group in runs.groupby(list(_EVALUATION[:4]), sort=False):
-        known: dict[str, Any] = {}
-        for row in group.drop_duplicates("settings").to_dict("records"):
-            if differing := _differing(known, _settings(row)):
-                raise RunError(
-                    f"{'/'.join(name)}: seed {row['seed']}, trial {row['trial']} ({row['source']}) "
-                    "has other settings or data than the runs before it: "
-                    f"{', '.join(differing)} differ. They cannot be averaged; take one of them "
-                    "out, or run it again."
-                )
-            known |= _settings(row)
-
-
-def averaged(runs: pd.DataFrame) -> pd.DataFrame:
-    """Over seeds (and RegDB's trials), for each evaluation of a variant in ``runs`` (see `table`):
-    the mean of every measure as a fraction, its standard deviation (of the sample, suffix
-    ``_std``), the number ``runs``, and the ``settings`` and sources. Raises as `require_alike`
-    does."""
-    if runs.empty:
-        columns = [*_EVALUATION, "runs", *MEASURES, *(f"{m}_std" for m in MEASURES)]
-        return pd.DataFrame(columns=[*columns, "settings", "source"])
-    require_alike(runs)
-    grouped = runs.groupby(list(_EVALUATION), sort=False)
-    mean = grouped[list(MEASURES)].mean()
-    spread = grouped[list(MEASURES)].std(ddof=1).add_suffix("_std")
-    settings = grouped["settings"].first()
-    source = grouped["source"].agg(lambda values: " and ".join(sorted(set(values))))
-    columns = [grouped.size().rename("runs"), mean, spread, settings, source]
-    return pd.concat(columns, axis=1).reset_index()

@@ -4,7 +4,7 @@ records become the tables that the README shows, and the list of what agrees wit
 import pandas as pd
 from PIL import Image
 
-from reid_core import agreement, records
+from reid_core import agreement, records, results
 from reid_core.config import profile_datasets
 from reid_core.drawings import Place
 from reid_core.paths import REPORTED, ROOT, atomic_file, results_folder, write_atomically
@@ -36,7 +36,7 @@ def publish_finished(profile: str) -> list[str]:
     provenance says "dirty". What was measured on validation identities is no result."""
     root = results_folder() / "runs"
     paths = sorted(root.glob(f"{profile}/*/*/*/*/metrics.json"))
-    folders = [path.parent for path in paths if records.of_test(records.read_json(path))]
+    folders = [path.parent for path in paths if results.of_test(records.read_json(path))]
     return [records.publish(f).relative_to(REPORTED / "runs").as_posix() for f in folders]
 
 
@@ -59,15 +59,15 @@ def publish_figures() -> None:
 
 def summary() -> pd.DataFrame:
     """One row for each evaluation of the committed records, averaged over seeds and trials."""
-    runs = records.table(records_only=True)
-    return records.averaged(runs).drop(columns=["settings", "source"])
+    runs = results.table(records_only=True)
+    return results.averaged(runs).drop(columns=["settings", "source"])
 
 
 def agreements() -> dict[str, pd.DataFrame]:
     """Of the committed records of ``demo``, by file name: every step that a paper claims, printed
     and measured, and a line for each artefact (see `agreement`)."""
     place = Place("demo", **profile_datasets("demo"))
-    runs = records.table("demo", records_only=True)
+    runs = results.table("demo", records_only=True)
     steps = agreement.steps(place, runs)
     lines = agreement.overview(place, runs, steps)
     return {"steps": steps[agreement.SHOWN].round(2), "agreement": lines.rename_axis("artefact")}

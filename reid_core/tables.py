@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from reid_core import records
+from reid_core import results
 from reid_core.errors import ReidError
 from reid_core.paths import PUBLISHED, shown
 from reid_core.retrieval import candidates
@@ -72,18 +72,18 @@ def measured(
     profile: str, gallery: str = "agw", trial: int | None = None, rerank: bool = False
 ) -> pd.DataFrame:
     """`averages` of this machine's runs and the committed records of ``profile``."""
-    return averages(records.table(profile), gallery, trial, rerank)
+    return averages(results.table(profile), gallery, trial, rerank)
 
 
 def averages(
     runs: pd.DataFrame, gallery: str = "agw", trial: int | None = None, rerank: bool = False
 ) -> pd.DataFrame:
-    """Means over seeds of ``runs`` (of `records.table`), single-shot (see `records.averaged`), with
+    """Means over seeds of ``runs`` (of `results.table`), single-shot (see `results.averaged`), with
     ``variant`` as "method/variant". SYSU-MM01's results are those of ``gallery``; RegDB's are over
     all its trials that ran, or of ``trial``. Plain results only, or with ``rerank`` the re-ranked
     ones only, under their plain mode: for a printed row that says so.
     """
-    table = records.averaged(runs if trial is None else runs[runs["trial"] == trial])
+    table = results.averaged(runs if trial is None else runs[runs["trial"] == trial])
     chosen = table[(table["shots"] == 1) & table["gallery"].isin([gallery, "full"])]
     chosen = chosen[chosen["mode"].astype(str).str.endswith(RERANKED) == rerank]
     return chosen.assign(

@@ -136,7 +136,7 @@ def test_each_curve_has_a_best_point_of_its_own():
 
 
 def table(*rows: tuple[str, str, int, float], mode: str = "all") -> pd.DataFrame:
-    """As of `records.table`: (method, variant, seed, rank-1) of dataset d."""
+    """As of `results.table`: (method, variant, seed, rank-1) of dataset d."""
     lines = []
     for method, variant, seed, rank1 in rows:
         line = dict.fromkeys(("rank1", "rank5", "rank10", "rank20", "mAP", "mINP"), rank1)

@@ -30,7 +30,7 @@ import torch
 from test_resume import Killed, assert_same_run, interrupted, smoke
 from test_train import Planted
 
-from reid_core import figures, paths, records, reproduce, superres, tables
+from reid_core import figures, paths, records, reproduce, results, superres, tables
 from reid_core.__main__ import main
 from reid_core.artefacts import artefacts
 from reid_core.data import DatasetError, images, read_sysu
@@ -480,7 +480,7 @@ def test_one_damaged_metrics_file_among_many(key, whole, monkeypatch):
     content[key] = 3 if key == "results" else {"model": {}}
     (folder / "metrics.json").write_text(json.dumps(content))
     with pytest.raises(RunError, match=r"seed0/metrics\.json: .*damaged.*measured again"):
-        records.table("smoke")
+        results.table("smoke")
 
 
 SPREADSHEET = {",": ";", ".": ","}  # German: semicolons between columns, commas in numbers

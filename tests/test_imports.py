@@ -26,6 +26,7 @@ ORDER = [
     ("browser",),
     ("benchmarks",),
     ("notebooks",),
+    ("results",),
     ("tables",),
     ("claims",),
     ("drawings",),

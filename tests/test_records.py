@@ -1,4 +1,5 @@
-"""A run's folder: what binds it, when it is finished, and what of it is published."""
+"""A run's folder: what binds it, when it is finished, what of it is published; and the table of
+all that are finished."""
 
 import json
 import subprocess
@@ -7,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from reid_core import records
+from reid_core import records, results
 from reid_core.config import RunConfig
 from reid_core.methods import configure
 from reid_core.paths import ROOT
 from reid_core.records import RunError
+from reid_core.retrieval.metrics import METRICS
 
 CPU = torch.device("cpu")
 RESULT = {"protocol": "sysu", "mode": "all", "rank1": 0.25}
@@ -174,13 +176,13 @@ def test_table_prefers_local_runs_and_says_where_each_row_is_from(run):
         records.publish(complete(one, rank1=rank1))
     (records.folder_of(here[1]) / "metrics.json").unlink()
     complete(here[0], rank1=0.3)
-    found = records.table()
+    found = results.table()
     columns = ["profile", "variant", "seed", "trial", "mode", "rank1", "source"]
     assert found[columns].to_numpy().tolist() == [
         ["smoke", "two-stream", 0, 1, "all", 0.3, "run"],
         ["smoke", "two-stream", 1, 1, "all", 0.2, "record"],
     ]
-    assert len(records.table("smoke")) == 2 and records.table("paper").empty
+    assert len(results.table("smoke")) == 2 and results.table("paper").empty
 
 
 def test_own_settings_stand_for_a_variant_and_of_two_there_is_no_mean(run):
@@ -194,40 +196,44 @@ def test_own_settings_stand_for_a_variant_and_of_two_there_is_no_mean(run):
         records.publish(folder)
         (folder / "metrics.json").unlink()
     complete(other)
-    found = records.table()
+    found = results.table()
     assert found[["variant", "source"]].to_numpy().tolist() == [
         ["one-stream", "record"],
         ["two-stream", "run"],
     ]
-    assert len(records.table(records_only=True)) == 2
+    assert len(results.table(records_only=True)) == 2
     (records.folder_of(run) / "checkpoint.pt").unlink()
     complete(run)
-    mixed = records.table()
+    mixed = results.table()
     mixed["protocol"], mixed["gallery"], mixed["shots"] = "sysu", "agw", 1
     with pytest.raises(RunError, match=r"two-stream: seed 1.*before it: steps differ"):
-        records.averaged(mixed)
+        results.averaged(mixed)
 
 
 def test_runs_measured_on_validation_identities_are_no_results(run):
     records.publish(complete(run))
     tried = configure("baselines", "two-stream", "smoke", {"evaluate_on": "val"}, seed=1)
     complete(tried, rank1=0.9)
-    assert records.table()[["seed", "rank1"]].to_numpy().tolist() == [[0, 0.25]]
+    assert results.table()[["seed", "rank1"]].to_numpy().tolist() == [[0, 0.25]]
 
 
-def test_a_setting_newer_than_a_record_tells_them_apart(run):
+@pytest.mark.parametrize(
+    ("place", "setting", "value"),
+    [(None, "superres", True), ("model", "non_local", "half")],
+)
+def test_a_setting_newer_than_a_record_tells_them_apart(place, setting, value, run):
     folder = complete(run)
     records.publish(folder)
     old = records.REPORTED / "runs" / folder.relative_to(records.results_folder() / "runs")
     content = json.loads((old / "metrics.json").read_text())
-    del content["config"]["superres"]
+    del (content["config"][place] if place else content["config"])[setting]
     (old / "metrics.json").write_text(json.dumps(content))
     (folder / "metrics.json").unlink()
     complete(configure("baselines", "two-stream", "smoke", seed=2))
-    assert records.table()["seed"].tolist() == [0, 2], "what it had no name for yet, it did not do"
+    assert results.table()["seed"].tolist() == [0, 2], "what it had no name for yet, it did not do"
     (folder.parent / "seed2/metrics.json").unlink()
-    complete(configure("baselines", "two-stream", "smoke", {"superres": True}, seed=3))
-    assert records.table()["seed"].tolist() == [3]
+    complete(configure("baselines", "two-stream", "smoke", {setting: value}, seed=3))
+    assert results.table()["seed"].tolist() == [3]
 
 
 def test_history_is_this_machines_or_the_records(run):
@@ -241,7 +247,7 @@ def test_history_is_this_machines_or_the_records(run):
 
 
 def test_empty_table_has_its_columns(run):
-    assert {"method", "variant", "source"} <= set(records.table().columns)
+    assert {"method", "variant", "source"} <= set(results.table().columns)
 
 
 def test_provenance_outside_a_repository(monkeypatch):
@@ -259,14 +265,14 @@ def test_data_bind_seeds_but_not_regdbs_trials(monkeypatch, tmp_path):
     def keep(dataset, data, **of):
         run = configure("baselines", "two-stream", "smoke", dataset=dataset, **of)
         records.open_folder(run, data, torch.device("cpu"))
-        result = dict.fromkeys(records.MEASURES, 0.5)
+        result = dict.fromkeys(METRICS, 0.5)
         result |= {"protocol": "p", "mode": "m", "gallery": "g", "shots": 1}
         records.finish(run, [result], train_seconds=0.1)
 
     for trial in (1, 2):
         keep("paperdolls-regdb", f"data of trial {trial}", trial=trial)
-    assert records.averaged(records.table())["runs"].tolist() == [2]
+    assert results.averaged(results.table())["runs"].tolist() == [2]
     keep("paperdolls-sysu", "abc")
     keep("paperdolls-sysu", "xyz", seed=1)
     with pytest.raises(records.RunError, match=r"seed 1.*data differ"):
-        records.averaged(records.table())
+        results.averaged(results.table())

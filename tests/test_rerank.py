@@ -14,7 +14,7 @@ from test_protocols import (
     sysu_images,
 )
 
-from reid_core import records
+from reid_core import results
 from reid_core.methods import configure
 from reid_core.retrieval import evaluate, rank_metrics
 from reid_core.retrieval.features import evaluate_all, measure, settings_of
@@ -215,14 +215,14 @@ def test_a_reranked_result_cannot_be_taken_for_a_plain_one(sysu):
 def test_a_run_measures_both_and_tables_keep_them_apart(monkeypatch, tmp_path, tiny_dolls):
     monkeypatch.setenv("REID_RESULTS", str(tmp_path))
     run = configure("baselines", "two-stream", "smoke", {"epochs": 1, "rerank": True})
-    results = measure(fit(run, tiny_dolls))["results"]
+    measured = measure(fit(run, tiny_dolls))["results"]
     settings = settings_of(run.dataset, tiny_dolls)
     modes = [mode for s in settings for mode in (s["mode"], f"{s['mode']}, re-ranked")]
-    assert [r["mode"] for r in results] == modes
+    assert [r["mode"] for r in measured] == modes
     other = configure("baselines", "two-stream", "smoke", {"epochs": 1}, seed=1)
     assert [r["mode"] for r in measure(fit(other, tiny_dolls))["results"]] == modes[::2]
-    found = records.table("smoke").assign(settings='{"model": {}}')  # apart from `rerank` the same
-    averaged = records.averaged(found)
+    found = results.table("smoke").assign(settings='{"model": {}}')  # apart from `rerank` the same
+    averaged = results.averaged(found)
     counts = averaged.query("gallery == 'agw'").set_index("mode")["runs"]
     assert counts.to_dict() == {"all": 2, "all, re-ranked": 1, "indoor": 2, "indoor, re-ranked": 1}
 

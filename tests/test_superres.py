@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from reid_core import records, superres
+from reid_core import records, results, superres
 from reid_core.config import RunConfig
 from reid_core.data.images import decode, pack
 from reid_core.data.index import DatasetError
@@ -244,7 +244,7 @@ def test_network_is_trained_once_and_bound_to_its_recipe_and_data(
         superres.obtain(smoke(superres=True, superres_steps=4), index, tiny_dolls, CPU)
     with pytest.raises(records.RunError, match="data"):
         superres.obtain(run, index.iloc[1:], tiny_dolls, CPU)
-    assert records.table("smoke").empty, "it is no run of a method"
+    assert results.table("smoke").empty, "it is no run of a method"
 
 
 def test_killed_while_training_it_starts_again(

@@ -149,7 +149,7 @@ def runs(monkeypatch) -> pd.DataFrame:
         row |= {"variant": variant, "seed": seed, "settings": settings, "source": "run"}
         row |= {"protocol": "sysu", "mode": "all"}
         rows += [row | {"gallery": "agw", "shots": 1}, row | {"gallery": "official", "shots": 10}]
-    monkeypatch.setattr(tables.records, "table", lambda profile: pd.DataFrame(rows))
+    monkeypatch.setattr(tables.results, "table", lambda profile: pd.DataFrame(rows))
     return measured("demo")
 
 
@@ -160,10 +160,10 @@ def test_measured_takes_single_shot_of_one_gallery(runs):
 
 
 def test_measured_keeps_reranked_results_apart(monkeypatch, runs):
-    table = tables.records.table("demo")
+    table = tables.results.table("demo")
     again = table.assign(mode="all, re-ranked", rank1=table["rank1"] + 0.1)
     both = pd.concat([table, again])
-    monkeypatch.setattr(tables.records, "table", lambda profile: both)
+    monkeypatch.setattr(tables.results, "table", lambda profile: both)
     pd.testing.assert_frame_equal(measured("demo"), runs)
     found = measured("demo", rerank=True)
     assert found["mode"].tolist() == ["all", "all"]
