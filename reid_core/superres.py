@@ -11,7 +11,6 @@ that crop reduced by the network's factor, the loss their mean squared differenc
 """
 
 import hashlib
-import io
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -25,7 +24,7 @@ from filelock import FileLock
 from PIL import Image
 from torch.nn import functional
 
-from reid_core import records
+from reid_core import checkpoint, records
 from reid_core.config import RunConfig
 from reid_core.data.images import PackedImages, decode, fingerprint, pack_pictures, packed_file
 from reid_core.data.index import DatasetError
@@ -190,16 +189,8 @@ def obtain(run: RunConfig, index: pd.DataFrame, root: Path, device: torch.device
                 "anew."
             )
     network = SRCNN(recipe.shuffle, recipe.dropout, recipe.start).to(device)
-    try:
-        weights = torch.load(folder / "weights.pt", map_location=device, weights_only=True)
-        network.load_state_dict(weights)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # of damaged bytes torch.load may make any
-        raise records.RunError(
-            f"{shown(folder / 'weights.pt')}: missing or damaged ({type(error).__name__}). Delete "
-            "its folder to train it anew."
-        ) from None
+    with checkpoint.refused(folder / "weights.pt", "Delete its folder to train it anew."):
+        network.load_state_dict(checkpoint.read(folder / "weights.pt", device))
     return network.eval()
 
 
@@ -215,9 +206,7 @@ def _train_into(
     known = lessons(index, root, recipe.crop, asked["config"]["seed"])
     network, history = train_srcnn(known.learn, recipe, asked["config"]["seed"], device)
     measured = compare(network, known.held_out, recipe.crop, asked["config"]["seed"])
-    weights = io.BytesIO()  # see train._checkpoint
-    torch.save(network.state_dict(), weights)
-    write_atomically(folder / "weights.pt", weights.getbuffer())
+    checkpoint.write(folder / "weights.pt", network.state_dict())
     write_atomically(folder / "history.csv", history.to_csv(index=False))
     content = asked | {"psnr": measured, "camera": known.camera}
     content["provenance"] = records.provenance(device)

@@ -1,8 +1,6 @@
 """``fit(run)``: trains a run's model, exactly resumable, knowing no method."""
 
-import io
 import time
-import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -14,7 +12,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import nn
 
-from reid_core import distributed, records, superres
+from reid_core import checkpoint, distributed, records, superres
 from reid_core.config import ConfigError, RunConfig
 from reid_core.data.augment import Augment
 from reid_core.data.batches import Batch, CrossModalSampler, training_batches
@@ -136,12 +134,11 @@ def fit(
         torch.manual_seed(run.seed)
         model = build(run, len(sampler.classes)).to(place, memory_format=torch.channels_last)
         optimizer = make_optimizer(run, model)
-        # a checkpoint says itself whose it is: files get copied, and two models may have one shape
         owner = {"config": run.to_dict(), "data": digest(index, root)}
         if begun is None:
-            history = _resume(folder / "checkpoint.pt", model, optimizer, place, owner)
+            history = checkpoint.resume(folder / "checkpoint.pt", model, optimizer, place, owner)
         else:
-            history = _resume(begun, model, optimizer, place)
+            history = checkpoint.resume(begun, model, optimizer, place)
         distributed.require_same(data=content, epochs=len(history))
         augment = Augment(run.pad, run.flip, run.erase, run.grayscale, run.trivial_augment)
         progress = Progress(run.epochs, sampler.steps, len(history))
@@ -170,10 +167,12 @@ def fit(
                 raise
             except ValueError as error:  # of a layer, to which only a batch tells its sizes
                 raise ConfigError(f"{run.method}/{run.variant}: {error}") from error
+            _require_finite(model, epoch)
             history.append(row | {"seconds": round(time.perf_counter() - started, 2)})
             if after_epoch is not None:
                 history[-1] |= after_epoch(so_far())
-            _checkpoint(folder, model, optimizer, history, owner)
+            if distributed.rank() == 0:
+                checkpoint.save(folder, model, optimizer, history, owner)
             if whole:
                 start.keep(len(history))
             progress.epoch_done(history[-1])
@@ -249,58 +248,11 @@ def _kept(epochs: int) -> str:
     return f"The checkpoint after epoch {epochs} is kept." if epochs else "Nothing was saved yet."
 
 
-def _checkpoint(
-    folder: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    history: list[dict[str, Any]],
-    owner: dict[str, Any],
-) -> None:
-    """Keeps what the next epoch needs, unless the epoch's last step ruined it."""
+def _require_finite(model: nn.Module, epoch: int) -> None:
+    """No loss shows what the epoch's last step has ruined."""
     for name, value in model.state_dict().items():
         if not torch.isfinite(value).all():
-            epoch = history[-1]["epoch"]
-            raise TrainingStopped(f"{name} is not finite after epoch {epoch}. {_kept(epoch - 1)}")
-    if distributed.rank() > 0:
-        return
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
-    content = io.BytesIO()  # of a full disk torch.save would say "enforce fail at inline_container"
-    torch.save(state | {"owner": owner}, content)
-    write_atomically(folder / "checkpoint.pt", content.getbuffer(), locked=True)
-
-
-def _resume(
-    path: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    device: torch.device,
-    owner: dict[str, Any] | None = None,
-) -> list[dict[str, Any]]:
-    """Loads the checkpoint, if there is one, and returns its history. It must be ``owner``'s, where
-    its name does not say already what it holds."""
-    if not path.exists():
-        return []
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if spoiled := archive.testzip():  # torch.load looks at no checksum
-                raise ValueError(f"checksum of {spoiled}")
-        state = torch.load(path, map_location=device, weights_only=True)
-        if owner and "owner" in state:  # older checkpoints have none
-            records.require_same(state["owner"], owner, path)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        epochs = [row["epoch"] for row in state["history"]]
-        if not epochs or epochs != list(range(1, len(epochs) + 1)):
-            raise ValueError(f"history of the epochs {epochs}")
-        return state["history"]
-    except (records.RunError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # of damaged bytes torch.load may make any
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise records.RunError(
-            f"{shown(path)}: damaged, or of another model ({reason} …). Delete the file to train "
-            "from the start."
-        ) from None
+            raise TrainingStopped(f"{name} is not finite after epoch {epoch + 1}. {_kept(epoch)}")
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from reid_core import distributed, train
+from reid_core import checkpoint, distributed
 from reid_core.__main__ import main
 from reid_core.config import RunConfig
 from reid_core.data.batches import Batch
@@ -97,16 +97,16 @@ class Killed(Exception):
 
 def begin(run: RunConfig, data: Path) -> None:
     """Its first epoch alone."""
-    checkpoint = train._checkpoint
+    save = checkpoint.save
 
     def stops(*arguments):
-        checkpoint(*arguments)
+        save(*arguments)
         raise Killed
 
-    train._checkpoint = stops
+    checkpoint.save = stops
     with pytest.raises(Killed):
         fit(run, data)
-    train._checkpoint = checkpoint
+    checkpoint.save = save
 
 
 def fitted(results: Path, work, data: Path) -> None:

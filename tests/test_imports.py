@@ -17,7 +17,7 @@ ORDER = [
     ("layers",),
     ("losses",),
     ("methods",),
-    ("progress",),
+    ("progress", "checkpoint"),
     ("superres", "shared_start"),
     ("train",),
     ("retrieval",),

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
-from reid_core import train
+from reid_core import checkpoint
 from reid_core.config import RunConfig
 from reid_core.methods import configure
 from reid_core.methods.baselines import Model
@@ -208,14 +208,14 @@ def test_resumed_run_sees_and_draws_the_same(monkeypatch, tmp_path, tiny_dolls):
     assert len(whole) == 6
     assert all(len(set(column)) == 6 for column in zip(*whole, strict=True))
     monkeypatch.setenv("REID_RESULTS", str(tmp_path / "stopped"))
-    checkpoint = train._checkpoint
+    save = checkpoint.save
 
     def stops(*arguments):
-        checkpoint(*arguments)
+        save(*arguments)
         raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(train, "_checkpoint", stops)
+        patch.setattr(checkpoint, "save", stops)
         fit(run, tiny_dolls)
     assert seen == whole[:2]
     fit(run, tiny_dolls)
