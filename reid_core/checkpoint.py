@@ -15,7 +15,13 @@ from reid_core.paths import shown, write_atomically
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
-    """Who writes holds a lock for ``path``."""
+    """Replaces what ``path`` had, whole or not at all. The caller holds a lock for it.
+
+    Raises
+    ------
+    OSError
+        The disk refuses it; names ``path``.
+    """
     buffer = io.BytesIO()  # of a full disk torch.save would say "enforce fail at inline_container"
     torch.save(content, buffer)
     write_atomically(path, buffer.getbuffer(), locked=True)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from nbclient import NotebookClient
 
-from reid_core import records, train
+from reid_core import checkpoint, records, train
 from reid_core.config import ConfigError, RunConfig
 from reid_core.data.index import DatasetError
 from reid_core.data.paperdolls import draw_sysu
@@ -346,7 +346,8 @@ def test_checkpoint_and_history_are_written_whole_or_not_at_all(monkeypatch, tin
     assert len(checkpoint_of(run)["history"]) == 1
     written = []
     note = lambda path, content, **_: written.append(path.name)  # noqa: E731
-    monkeypatch.setattr(train, "write_atomically", note)
+    for module in (checkpoint, train):
+        monkeypatch.setattr(module, "write_atomically", note)
     fit(run, tiny_dolls)
     assert written == ["checkpoint.pt", "history.csv"]
 
