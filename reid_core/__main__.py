@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from reid_core.data import DATASETS, DatasetError
+from reid_core.data import DatasetError
 from reid_core.data.check import check
 from reid_core.data.datasets import DRAWN, NAMES, layout, locate, read
 from reid_core.data.paperdolls import draw
@@ -42,13 +42,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _add_check(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("check", help="report counts and every defect, by file")
-    parser.add_argument("dataset", choices=DATASETS)
+    parser.add_argument("dataset", choices=NAMES)
     parser.add_argument("path", type=Path, help="the dataset's folder")
     parser.set_defaults(run=_check)
 
 
 def _check(options: argparse.Namespace) -> int:
-    report = check(options.dataset, options.path)
+    report = check(layout(options.dataset), options.path)
     print(report)
     return 1 if report.errors else 0
 
@@ -199,7 +199,7 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("what", metavar="METHOD/VARIANT", help="for example baselines/two-stream")
     parser.add_argument("--profile", default="demo", help="[demo]")
-    parser.add_argument("--dataset", default="paperdolls-sysu", help="[paperdolls-sysu]")
+    parser.add_argument("--dataset", help="[the profile's, or else paperdolls-sysu]")
     parser.add_argument("--data", type=Path, metavar="PATH", help="its folder [data/DATASET]")
     parser.add_argument("--seed", type=int, default=0, help="[0]")
     parser.add_argument("--trial", type=int, default=1, help="of RegDB's ten [1]")
@@ -216,11 +216,13 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
 
 def _train(options: argparse.Namespace) -> int:
     from reid_core import distributed
+    from reid_core.config import read_profile
     from reid_core.methods import configure, named
     from reid_core.retrieval.features import measure
     from reid_core.train import fit
 
-    place = {name: getattr(options, name) for name in ("dataset", "seed", "trial")}
+    own = read_profile(options.profile).get("dataset", "paperdolls-sysu")
+    place = {"dataset": options.dataset or own, "seed": options.seed, "trial": options.trial}
     run = configure(*named(options.what), options.profile, options.overrides, **place)
     trained = fit(run, options.data, options.device)
     first = distributed.rank() == 0
@@ -276,6 +278,9 @@ def _add_site(commands: argparse._SubParsersAction) -> None:
 
 
 def _site(options: argparse.Namespace) -> int:
+    from reid_core.config import read_profile
+
+    read_profile(options.profile)
     try:
         from reid_core import site
     except ModuleNotFoundError as error:  # said before notebooks are executed for nothing

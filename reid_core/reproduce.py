@@ -279,6 +279,8 @@ def overview(
         if not computes_bfloat16(torch.device("cuda" if torch.cuda.is_available() else "cpu")):
             by += ", most of CPUs that compute in bfloat16; this one does not, and takes longer"
         lines.append(f"about {duration(seconds)}, {workers} at a time, {by}")
+    elif missing:
+        lines.append(f"no records of {place.profile} on a CPU tell how long that takes")
     return "\n".join(lines)
 
 

@@ -33,7 +33,9 @@ pytestmark = pytest.mark.skipif(
 )
 SECONDS = 240  # what a step may take where many processes share the machine; alone it takes one
 LABELLED = "//label[text()='{}']/following-sibling::"
-PAGES = "60_your_own_method.ipynb", "90_solutions.ipynb", "glossary.md", "lecturers_guide.md"
+PAGES = [ROOT / "README.zh.md"]
+PAGES += [NOTEBOOKS / name for name in ("glossary.md", "lecturers_guide.md", "00_start_here.ipynb")]
+PAGES += sorted(NOTEBOOKS.glob("[169]*.ipynb"))
 
 
 @pytest.fixture
@@ -46,8 +48,8 @@ def page(tmp_path: Path) -> Iterator[webdriver.Chrome]:
     smoke = yaml.safe_load((PROFILES / "smoke.yaml").read_text())
     smoke = {name: smoke[name] for name in ("profile", "dataset", "overrides")}
     nbformat.write(parameterize_notebook(notebook, smoke), tmp_path / "browser.ipynb")
-    for name in PAGES:
-        shutil.copy(NOTEBOOKS / name, tmp_path)
+    for path in PAGES:
+        shutil.copy(path, tmp_path)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -110,9 +112,9 @@ def test_jupyterlab(page: webdriver.Chrome, tmp_path: Path) -> None:
     wait(page, lambda: page.execute_script(ready), "the notebook and its kernel")
     page.execute_script("jupyterapp.commands.execute('notebook:run-all-cells')")
     every_control_works(page, tmp_path)
-    for name in PAGES:
-        is_readable(page, name)
-        page.save_screenshot(str(tmp_path / f"{name}.png"))
+    for path in PAGES:
+        is_readable(page, path)
+        page.save_screenshot(str(tmp_path / f"{path.name}.png"))
 
 
 def every_control_works(page: webdriver.Chrome, screenshots: Path) -> None:
@@ -159,13 +161,13 @@ def every_control_works(page: webdriver.Chrome, screenshots: Path) -> None:
     assert not page.find_elements(By.CSS_SELECTOR, ".jp-RenderedText[data-mime-type*=stderr]")
 
 
-def is_readable(page: webdriver.Chrome, name: str) -> None:
+def is_readable(page: webdriver.Chrome, path: Path) -> None:
     """The first headings, which in a notebook are rendered at once, all tables and formulas."""
-    notebook = name.endswith(".ipynb")
-    how = {"path": name, "factory": "Notebook" if notebook else "Markdown Preview"}
+    notebook = path.suffix == ".ipynb"
+    how = {"path": path.name, "factory": "Notebook" if notebook else "Markdown Preview"}
     how |= {"kernelPreference": {"shouldStart": False}}
     page.execute_script("jupyterapp.commands.execute('docmanager:open', arguments[0])", how)
-    source = (NOTEBOOKS / name).read_text(encoding="utf-8")
+    source = path.read_text(encoding="utf-8")
     if notebook:
         cells = nbformat.reads(source, 4).cells
         source = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
@@ -178,6 +180,10 @@ def is_readable(page: webdriver.Chrome, name: str) -> None:
         const headings = all('h1, h2').map(h => h.innerText.replace('¶', '')).slice(0, 2);
         const raw = [...parts].some(part => part.innerText.includes('$'));
         return [headings, all('tr').length, raw]"""
-    wait(page, lambda: page.execute_script(shown) == [headings, rows, False], f"{name}, readable")
+    wait(
+        page,
+        lambda: page.execute_script(shown) == [headings, rows, False],
+        f"{path.name}, readable",
+    )
     wrong = ".jp-Dialog, mjx-merror, .jp-RenderedText[data-mime-type*=error]"
     assert not page.find_elements(By.CSS_SELECTOR, wrong)

@@ -265,7 +265,7 @@ def test_command_line(sysu, capsys):
     assert main(["data", "check", "sysu", str(sysu)]) == 0
     assert f"warning: {IMAGE}: mode L" in capsys.readouterr().out
     (sysu / IMAGE).write_bytes(b"")
-    assert main(["data", "check", "sysu", str(sysu)]) == 1
+    assert main(["data", "check", "paperdolls-sysu", str(sysu)]) == 1, "as its layout"
     assert f"error: {IMAGE}: zero bytes" in capsys.readouterr().out
 
 

@@ -251,7 +251,7 @@ def test_command_line(tmp_path, monkeypatch, tiny_dolls):
     assert lines[1].startswith("all, gallery agw, 1-shot: rank1 ")  # the second process is silent
     monkeypatch.setenv("REID_RESULTS", str(tmp_path / "one"))
     assert main(what) == 0
-    name = configure("mrda", "mrm-dam", "smoke").folder_name()
+    name = configure("mrda", "mrm-dam", "smoke", dataset="paperdolls-tiny").folder_name()
     folders = [tmp_path / results / "runs" / name for results in ("two", "one")]
     found, expected = (pd.read_csv(folder / "history.csv") for folder in folders)
     columns = expected.columns.drop("seconds")
@@ -263,6 +263,8 @@ def test_command_line(tmp_path, monkeypatch, tiny_dolls):
 def test_command_line_says_what_is_wrong(capsys):
     assert main(["train", "baselines/three-stream", "--profile", "smoke"]) == 2
     assert "error: variant of baselines: found 'three-stream'" in capsys.readouterr().err
+    assert main(["train", "baselines/two-stream", "--profile", "gpu"]) == 2
+    assert "paperdolls-full needs" in capsys.readouterr().err, "the profile's dataset"
     weights = "{backbone: resnet18, weights: absent.pth}"
     what = ["train", "baselines/agw", "--profile", "smoke", "--dataset", "paperdolls-tiny"]
     assert main([*what, "--overrides", weights]) == 2

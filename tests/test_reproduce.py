@@ -90,7 +90,8 @@ def test_real_data_are_planned_and_missed_before_anything_runs(results, tmp_path
     command = ["reproduce", "mrda-T3", "--profile", "paper", "--dataset", "sysu"]
     command += ["--data", str(tmp_path / "nowhere")]
     assert main([*command, "--list"]) == 0
-    assert "1 artefacts, 3 distinct runs, 0 finished" in capsys.readouterr().out
+    listed = capsys.readouterr().out
+    assert "1 artefacts, 3 distinct runs, 0 finished" in listed and "no records of paper" in listed
     assert main(command) == 2
     assert "nowhere: no such folder, expected the dataset sysu" in capsys.readouterr().err
     assert main(["reproduce", "mrda-T3", "--profile", "gpu"]) == 2
@@ -135,6 +136,7 @@ def test_list_counts_runs_and_trains_nothing(results, capsys):
     assert capsys.readouterr().out.splitlines() == [
         "mrda-F6                    0 of   5 runs  where the mask constrains",
         "1 artefacts, 5 distinct runs, 0 finished",
+        "no records of smoke on a CPU tell how long that takes",
     ]
     assert not results.exists()
 

@@ -163,6 +163,13 @@ def test_a_notebook_that_fails_stops_no_other(tmp_path, monkeypatch, capsys):
     assert "03_baselines: … executed in 0 s" in capsys.readouterr().out
 
 
+def test_an_unknown_profile_is_refused_before_anything_is_made(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("REID_RESULTS", str(tmp_path))
+    assert main(["site", "--profile", "typo"]) == 2
+    assert "profile: found 'typo', expected one of: demo" in capsys.readouterr().err
+    assert not (results_folder() / "site").exists()
+
+
 def test_an_unknown_number_is_refused_with_the_choices():
     with pytest.raises(ConfigError, match="found 77, expected numbers of: 00, 01"):
         site.chosen(["02", "77"])

@@ -55,7 +55,7 @@ def obtain(dataset: str, folder: Path | str | None = None) -> Path:
     """
     root = data_folder() / dataset
     if dataset in DRAWN and not folder and not (dataset == "paperdolls-full" and root.is_dir()):
-        if not (root / MARKER).exists():
+        if dataset != "paperdolls-full" and not (root / MARKER).exists():
             print(f"drawing {dataset} into {shown(root)}, once", flush=True)
         draw(dataset, root)
     return locate(dataset, folder)

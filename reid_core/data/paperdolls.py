@@ -254,7 +254,8 @@ def draw(dataset: str, root: Path, **settings: Any) -> int:
     if dataset == "paperdolls-full" and "inventory" not in settings:
         raise DatasetError(
             "paperdolls-full needs an inventory: the folder of SYSU-MM01's own rand_perm_cam.mat, "
-            "train_id.mat and test_id.mat (`data draw paperdolls-full --inventory FOLDER`)"
+            "train_id.mat and test_id.mat (`data draw paperdolls-full --inventory FOLDER "
+            "--height 288 --width 144`)"
         )
     function, own = SETS[dataset]
     return function(root, **{**own, **settings})
