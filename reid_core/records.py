@@ -7,7 +7,7 @@
 import json
 import platform
 import subprocess
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,11 @@ from reid_core.precision import computes_bfloat16
 
 SMALL_FILES = ("params.json", "history.csv", "metrics.json")  # of these a record consists
 # of settings newer than some runs: each one's default is what was done before it existed
-DEFAULTS = {f.name: f.default for f in fields(RunConfig) if isinstance(f.default, int | str)}
+DEFAULTS = {
+    f.name: list(f.default) if isinstance(f.default, tuple) else f.default
+    for f in fields(RunConfig)
+    if f.default is not MISSING
+}
 
 
 class RunError(ReidError, RuntimeError):

@@ -342,3 +342,20 @@ def test_a_claim_needs_a_number_of_the_method(monkeypatch):
     monkeypatch.setattr(claims, "published", lambda paper: pd.DataFrame(rows))
     found = claims.above_others("p", "T1", "m/own")
     assert found[["metric", "row", "over"]].values.tolist() == [["rank1", "own", "a"]]
+
+
+def test_re_ranked_rows_are_measured_as_such():
+    rows = [("fprnet", "fprnet", seed, 0.4 + seed / 100) for seed in range(3)]
+    again = table(*[(*row[:3], row[3] + 0.2) for row in rows], mode="all, re-ranked")
+    found = agreement.steps(PLACE, pd.concat([table(*rows), again]))
+    found = found.query("artefact == 'fprnet-T8' and metric == 'rank1' and row == 'FPRnet'")
+    found = found[found["over"] == "FPRnet+reranking"]
+    assert found["measured"].tolist() == pytest.approx([-20])
+
+
+def test_steps_without_a_spread_do_not_spoil_those_that_have_one():
+    rows = [("mrda", "baseline", seed, 0.3 + seed / 100) for seed in range(3)]
+    rows += [("mrda", "dam", seed, 0.6 + seed / 100) for seed in range(3)]
+    every = table(*rows, ("mrda", "mrm", 0, 0.6))
+    lines = agreement.overview(PLACE, every, agreement.steps(PLACE, every))
+    assert lines.loc["mrda-T2", "verdict"] == "agrees"

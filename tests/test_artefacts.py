@@ -146,3 +146,14 @@ def test_a_run_without_its_curve_is_named(tmp_path, monkeypatch, capsys):
     records.finish(run, [])
     assert artefacts()["fprnet-F6"].draw(NOWHERE) == {}
     assert "fprnet/fprnet was trained without measuring its epochs" in capsys.readouterr().out
+
+
+def test_claims_are_of_what_the_artefact_shows():
+    known = artefacts()
+    of_one_trial = {name for name, artefact in known.items() if artefact.trial == 1}
+    assert of_one_trial == {"mutual_prediction-T4", "mutual_prediction-F3"}
+    assert set(known["mrda-F6"].claim["mode"]) == {"all"}
+    assert set(known["fprnet-F4"].claim["metric"]) == {"rank1"}
+    assert "mAP" not in set(known["fprnet-F5"].claim["metric"]), "it shows curves of ranks"
+    for name in ("crossvit_csa-T3", "mrda-T2", "multi_granularity-T1"):
+        assert known[name].claim["over"].nunique() == 1, name

@@ -235,3 +235,7 @@ def test_infrared_batches_never_turn_gray():
     for gray, coloured in zip(found, bare, strict=True):
         assert gray.infrared.equal(coloured.infrared)
         assert not gray.visible.equal(coloured.visible)
+
+
+def test_steps_are_whole_batches():
+    assert CrossModalSampler(make_table({1: (10, 30), 2: (10, 33)}), 2, 4, seed=0).steps == 7

@@ -59,3 +59,21 @@ def test_the_quickest_record_of_any_seed_counts_unless_a_gpu_made_it(monkeypatch
 )
 def test_durations(seconds, text):
     assert clock.duration(seconds) == text
+
+
+def test_time_left_goes_by_all_that_was_measured(monkeypatch):
+    runs = [configure("baselines", "two-stream", "smoke", seed=seed) for seed in range(4)]
+    values = dict(zip([r.folder_name() for r in runs], (100, 100, 300, 200), strict=True))
+    monkeypatch.setattr(clock, "expected_seconds", lambda runs: dict(values))
+    found = clock.Clock(runs, workers=2)
+    found.done(runs[0], 200)
+    found.done(runs[1], 100)
+    assert found.left() == ", about 6 min 15 s left"
+
+
+def test_a_run_shorter_than_what_is_shared_costs_nothing_and_never_less(monkeypatch):
+    monkeypatch.setattr(clock, "recorded_seconds", lambda run: 100.0)
+    whole = (configure("mutual_prediction", v) for v in ("fgfl-cmimpl", "alpha-1"))
+    runs = [replace(run, epochs=5) for run in whole]
+    found = clock.expected_seconds(runs).values()
+    assert [seconds - clock.BESIDE for seconds in found] == [100, 0]

@@ -315,3 +315,9 @@ def test_positions_are_resized_bicubically():
     found = resize_positions(positions, (6, 3))
     torch.testing.assert_close(found[:, 1:].reshape(1, 6, 3, 3).permute(0, 3, 1, 2), expected)
     torch.testing.assert_close(found[:, :1], positions[:, :1])
+
+
+def test_places_begin_as_far_apart_as_patches():
+    model = CrossViT((96, 48), Size())
+    for tokens in (*model.x_cls, *model.E_pos):
+        assert tokens.std().item() == pytest.approx(0.5, abs=0.08)

@@ -268,3 +268,10 @@ def test_person_maps_of_a_run(variant, monkeypatch):
 
 def test_the_seed_chooses_the_rows():
     assert len({tuple(explain.choose_rows(IMAGES, [3], 2, seed)) for seed in range(20)}) > 3
+
+
+def test_tsne_starts_from_principal_components_with_few_neighbours(monkeypatch):
+    asked, original = [], explain.TSNE
+    monkeypatch.setattr(explain, "TSNE", lambda **kept: asked.append(kept) or original(**kept))
+    explain.tsne(np.eye(7))
+    assert asked == [{"perplexity": 2, "init": "pca", "random_state": 0}]

@@ -3,6 +3,7 @@ all that are finished."""
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,13 @@ def test_finished(run):
         records.finished(other)
 
 
+def test_a_finished_run_binds_without_its_checkpoint(run):
+    (complete(run) / "checkpoint.pt").unlink()
+    other = configure("baselines", "two-stream", "smoke", {"lr": 0.2})
+    with pytest.raises(RunError, match=r"lr is 0\.1 there, 0\.2 asked"):
+        records.open_folder(other, "abc", CPU)
+
+
 def test_a_committed_record_is_no_finished_run(run):
     folder = complete(run)
     records.publish(folder)
@@ -219,7 +227,7 @@ def test_runs_measured_on_validation_identities_are_no_results(run):
 
 @pytest.mark.parametrize(
     ("place", "setting", "value"),
-    [(None, "superres", True), ("model", "non_local", "half")],
+    [(None, "superres", True), (None, "erase", 0.5), ("model", "non_local", "half")],
 )
 def test_a_setting_newer_than_a_record_tells_them_apart(place, setting, value, run):
     folder = complete(run)
@@ -234,6 +242,19 @@ def test_a_setting_newer_than_a_record_tells_them_apart(place, setting, value, r
     (folder.parent / "seed2/metrics.json").unlink()
     complete(configure("baselines", "two-stream", "smoke", {setting: value}, seed=3))
     assert results.table()["seed"].tolist() == [3]
+
+
+def test_a_methods_setting_newer_than_a_record_had_its_datasets_value(run):
+    """It may have another one on each dataset, as `alpha` has."""
+    run = configure("mutual_prediction", "fgfl-cmimpl", "smoke", dataset="paperdolls-regdb")
+    folder = complete(run)
+    old = records.publish(folder) / "metrics.json"
+    content = json.loads(old.read_text())
+    del content["config"]["model"]["alpha"], content["config"]["evaluate_on"]
+    old.write_text(json.dumps(content))
+    (folder / "metrics.json").unlink()
+    complete(replace(run, seed=2))
+    assert results.table()["seed"].tolist() == [0, 2]
 
 
 def test_history_is_this_machines_or_the_records(run):

@@ -20,6 +20,8 @@ from reid_core import clock, records, reproduce
 from reid_core.__main__ import main
 from reid_core.artefacts import artefacts
 from reid_core.config import ConfigError
+from reid_core.data.datasets import obtain, read
+from reid_core.data.images import fingerprint
 from reid_core.data.paperdolls import draw_sysu
 from reid_core.drawings import Place
 from reid_core.paths import ROOT
@@ -253,3 +255,34 @@ def test_a_killed_reproduction_ends_as_one_that_was_not(kills, results, tmp_path
         assert time.monotonic() < deadline, "a killed one's kernel lives on"
     for run in runs:
         assert_same_run(results / run, tmp_path / "whole" / "runs" / run)
+
+
+def test_trials_of_one_dataset_have_data_of_their_own(results, monkeypatch):
+    jobs = reproduce.plan([artefacts()["mrda-T5"]], PLACE, trials=(1, 2))[-2:]
+    root = obtain(jobs[0].run.dataset)
+    for job in jobs:
+        data = fingerprint(read(job.run.dataset, root, job.run.trial), root)
+        records.open_folder(job.run, data, torch.device("cpu"))
+        records.finish(job.run, [])
+    monkeypatch.setattr(reproduce, "execute", None)
+    assert reproduce.run_all(jobs, workers=1) == {}
+
+
+def test_a_failed_run_leaves_the_time_left_and_cores_are_shared(results, monkeypatch, capsys):
+    monkeypatch.setenv("OMP_NUM_THREADS", "")  # so that it is put back
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    run = "smoke/paperdolls-tiny/baselines/two-stream/seed"
+    jobs = [reproduce.job_of(f"{run}{seed}") for seed in range(3)]
+
+    def timed(job):
+        if job.run.seed == 1:
+            raise reproduce.NotebookError("no")
+        return 100.0
+
+    monkeypatch.setattr(reproduce, "_timed", timed)
+    monkeypatch.setattr(reproduce, "obtain", lambda *call: None)
+    monkeypatch.setattr(reproduce.os, "cpu_count", lambda: 6)
+    monkeypatch.setattr(clock, "recorded_seconds", lambda run: None)
+    assert list(reproduce.run_all(jobs, workers=1)) == [jobs[1].name]
+    assert " left" not in capsys.readouterr().out.splitlines()[-1]
+    assert os.environ["OMP_NUM_THREADS"] == "6"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_resume import assert_same_run
 
-from reid_core import shared_start
+from reid_core import distributed, records, shared_start
 from reid_core.config import RunConfig
 from reid_core.methods import configure
 from reid_core.shared_start import SharedStart
@@ -84,3 +84,12 @@ def test_other_code_has_other_starts(tmp_path, monkeypatch):
 def test_methods_without_late_settings_share_nothing(method):
     variant = {"baselines": "two-stream", "fprnet": "fprnet"}[method]
     assert shared_start.shared_epochs(configure(method, variant, "smoke")) == 0
+
+
+def test_a_start_of_other_versions_or_processes_is_another(monkeypatch):
+    own = key(sweep("alpha-1"))
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "version", lambda package: "0")
+        assert key(sweep("alpha-1")) != own
+    monkeypatch.setattr(distributed, "count", lambda: 2)
+    assert key(sweep("alpha-1")) != own

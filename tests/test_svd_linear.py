@@ -67,3 +67,7 @@ def test_layer_is_linear_without_bias_and_keeps_its_parameter():
     layer.decorrelate()
     assert layer.weight is parameter and parameter.requires_grad
     torch.testing.assert_close(parameter.detach(), decorrelated(expected))
+
+
+def test_starts_with_the_spread_that_keeps_variance():
+    assert SVDLinear(400, 300).weight.std().item() == pytest.approx(400**-0.5, rel=0.05)

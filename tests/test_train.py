@@ -1,10 +1,12 @@
 """Training: the recipe, what stops it, what is refused, and what it shows meanwhile."""
 
+import math
 import os
 import pickle
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -391,3 +393,34 @@ def test_one_display_in_a_notebook():
     assert [line for output in log for line in output["text"].splitlines()] == [
         f"epoch   {n}/2  lr 0.1  total 1.500  2.0 s" for n in (1, 2)
     ]
+
+
+def test_every_epoch_of_every_seed_draws_its_own_numbers(monkeypatch, tiny_dolls):
+    drawn, losses = [], Model.losses
+
+    def spy(model, batch, epoch):
+        drawn.append(torch.rand(()).item())
+        return losses(model, batch, epoch)
+
+    monkeypatch.setattr(Model, "losses", spy)
+    for seed in (0, 1):
+        fit(replace(smoke(epochs=2, steps=1), seed=seed), tiny_dolls)
+    assert len(set(drawn)) == 4
+
+
+def test_statistics_ruined_in_the_last_step_do_not_replace_a_good_checkpoint(
+    monkeypatch, tiny_dolls
+):
+    run, losses, calls = smoke(epochs=2, steps=2), Model.losses, []
+
+    def ruins(model, batch, epoch):
+        terms = losses(model, batch, epoch)
+        calls.append(epoch)
+        if len(calls) == 4:
+            model.head.neck.running_var.data.fill_(math.inf)  # unseen by autograd
+        return terms
+
+    monkeypatch.setattr(Model, "losses", ruins)
+    with pytest.raises(TrainingStopped, match=r"neck\.running_var is not finite after epoch 2"):
+        fit(run, tiny_dolls)
+    assert len(checkpoint_of(run)["history"]) == 1
