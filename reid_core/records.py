@@ -137,6 +137,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def damaged(path: Path, error: Exception) -> RunError:
+    """What to raise where reading the run's file ``path`` has failed with ``error``."""
     advice = f"Delete the run's folder {shown(path.parent)} and run it again."
     if path.name == "metrics.json":
         advice = "Put the file back, or delete it: the run is then measured again."
