@@ -66,9 +66,11 @@ def test_summary_is_the_mean_over_seeds(tmp_path: Path, monkeypatch: pytest.Monk
     summarised = report.summary()
     row = summarised.iloc[0]
     changed = config | {"seed": 2, "lr": 1.0}
-    content["config"]["lr"] = 0.5
+    content["config"]["lr"] = 0.1
     (folder / "metrics.json").write_text(json.dumps(content))
-    assert report.summary()["runs"].tolist() == [2], "seed 0 is from before lr was a setting"
+    assert report.summary()["runs"].tolist() == [2], (
+        "seed 0 is from before lr was a setting: its default"
+    )
     folder = tmp_path / "runs/demo/d/m/v/seed2"
     folder.mkdir()
     (folder / "metrics.json").write_text(json.dumps(content | {"config": changed}))
