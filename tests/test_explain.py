@@ -245,6 +245,7 @@ def test_person_maps_of_a_run(variant, monkeypatch):
         return explain.Heat(np.full((len(images), 48, 24), len(calls)), (3, 2))
 
     images, features = evaluation_rows(trained), explain.unit_features(trained)
+    assert np.linalg.norm(features, axis=1) == pytest.approx(1, rel=1e-5)
     people = explain.choose_people(images, 3)
     real = explain.person_maps(trained, people, seed=2)
     assert real.grid == (3, 2)

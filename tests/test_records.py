@@ -271,6 +271,17 @@ def test_empty_table_has_its_columns(run):
     assert {"method", "variant", "source"} <= set(results.table().columns)
 
 
+def test_a_changed_tree_is_told_from_its_commit(monkeypatch):
+    asked = []
+
+    def described(command, **_):
+        asked.extend(command)
+        return subprocess.CompletedProcess(command, 0, "abc-dirty\n")
+
+    monkeypatch.setattr(subprocess, "run", described)
+    assert records.provenance(CPU)["commit"] == "abc-dirty" and "--dirty" in asked
+
+
 def test_provenance_outside_a_repository(monkeypatch):
     def absent(*args, **kwargs):
         raise FileNotFoundError("git")

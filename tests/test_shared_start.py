@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_resume import assert_same_run
 
-from reid_core import distributed, records, shared_start
+from reid_core import distributed, records, shared_start, train
 from reid_core.config import RunConfig
 from reid_core.methods import configure
 from reid_core.shared_start import SharedStart
@@ -53,6 +53,14 @@ def test_a_start_that_was_resumed_is_not_handed_on(tmp_path, tiny_dolls, monkeyp
     folder = fit(sweep("alpha-1"), tiny_dolls).folder
     assert (folder / "checkpoint.pt").exists()
     assert not list(folder.glob("shared-*"))
+
+
+def test_a_trained_run_does_not_go_back_to_its_shared_start(siblings, tiny_dolls, monkeypatch):
+    monkeypatch.setenv("REID_RESULTS", str(siblings))
+    run = sweep("beta-30")
+    fit(run, tiny_dolls)
+    monkeypatch.setattr(train, "_train_epoch", None)
+    assert len(fit(run, tiny_dolls).history) == run.epochs
 
 
 def key(run: RunConfig, data: str = "pictures") -> str:
