@@ -172,6 +172,15 @@ def test_every_artefact_has_a_line_and_a_verdict():
     assert found.loc["mrda-T5", "runs"] == "0 of 3", "of the other dataset there is no run"
 
 
+def test_the_overview_tells_the_median_correlation(monkeypatch):
+    taus = pd.DataFrame({"artefact": "mrda-T2", "tau": [1.0, 0.5, -0.9, np.nan], "best": None})
+    monkeypatch.setattr(agreement, "orders", lambda claimed: taus)
+    runs = table(("mrda", "bam", 0, 0.1))
+    found = agreement.overview(PLACE, runs, agreement.steps(PLACE, runs))
+    assert found.loc["mrda-T2", "tau"] == "0.50"
+    assert found.loc["mrda-T1", "tau"] == "—"
+
+
 def test_verdicts_of_one_table():
     low = [("mrda", "baseline", s, x) for s, x in enumerate((0.30, 0.31, 0.32))]
 

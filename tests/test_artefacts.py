@@ -11,7 +11,7 @@ from reid_core import drawings, records, reproduce
 from reid_core.artefacts import artefacts
 from reid_core.drawings import Place
 from reid_core.methods import configure
-from reid_core.tables import published
+from reid_core.tables import MODES, published
 
 NOWHERE = Place("smoke", "paperdolls-tiny", "paperdolls-tiny-regdb")  # no run of it is finished
 
@@ -32,6 +32,83 @@ def test_runs_of_a_table_are_its_rows():
     }
     rows = published("mrda").query("table == 'T5'")
     assert set(rows["variant"]) - {""} == {name for name, _ in runs}
+
+
+BARS = {
+    "mutual_prediction-T4": {
+        "baseline": "baseline",
+        "+ FGFL": "fgfl",
+        "+ FGFL\n+ CMIMPL": "fgfl-cmimpl",
+    },
+    "crossvit_csa-T3": {
+        "base": "baseline",
+        "TA": "ta",
+        "Cross\nViT": "crossvit",
+        "CSA": "csa",
+        "TA\nCross\nViT": "ta-crossvit",
+        "TA\nCross\nViT\nCSA": "ta-crossvit-csa",
+        "all\nfour": "ta-crossvit-csa-wt",
+    },
+    "crossvit_csa-T4": {
+        "center": "center",
+        "batch-hard": "hard-triplet",
+        "weighted": "ta-crossvit-csa-wt",
+    },
+    "fprnet-T5": {
+        "no\ndomains": "without-domains",
+        "no\nIR-RGB": "without-joint",
+        "no\nfusion": "without-fusion",
+        "no\nupsampling": "without-upsampling",
+    },
+    "fprnet-T6": {
+        "single\nSVD": "single-svd",
+        "double\nSVD": "double-svd",
+        "LeakyReLU": "both-leaky-relu",
+        "ReLU": "both-relu",
+    },
+    "fprnet-F4": {
+        "One-\nstream": "one-stream",
+        "Two-\nstream": "two-stream",
+        "Zero-\npad": "zero-padding",
+        "ResNet": "resnet",
+        "SVDnet": "svdnet",
+        "FPRnet": "fprnet",
+        "+ SRCNN": "fprnet-srcnn",
+    },
+    "multi_granularity-T1": {
+        "baseline": "baseline",
+        "+ MGSA": "mgsa",
+        "+ MSAM": "msam",
+        "+ MGSA\n+ MSAM": "mgsa-msam",
+    },
+    "mrda-T1": {"DAM": "mrm-dam", "BAM": "bam", "CBAM": "cbam", "IWPAM": "iwpam"},
+    "mrda-T2": {"baseline": "baseline", "+ MRM": "mrm", "+ DAM": "dam", "+ both": "mrm-dam"},
+}
+
+
+def test_every_bar_has_its_own_label(monkeypatch):
+    """A variant is measured here as its place among the labels, and drawn beside that label."""
+    monkeypatch.setattr(
+        drawings.figures, "ablation_bars", lambda panels, labels, _: (panels, labels)
+    )
+    places = [
+        (place, mode) for place, kind in (("d", "sysu"), ("r", "regdb")) for mode in MODES[kind]
+    ]
+    everywhere = pd.DataFrame(places, columns=["dataset", "mode"])
+    given = {n: getattr(a.drawing, "keywords", {}) for n, a in artefacts().items()}
+    assert {name for name, words in given.items() if "labels" in words} == BARS.keys()
+    for name, expected in BARS.items():
+        artefact, variants = artefacts()[name], list(expected.values())
+        ours = [(v, variants.index(v.split("/")[1]) / 100) for v in dict(artefact.runs)]
+        runs = pd.DataFrame(ours, columns=["variant", "rank1"]).assign(rank1_std=0.0)
+        runs = runs.merge(everywhere, "cross")
+        monkeypatch.setattr(drawings, "measured", lambda *_, runs=runs: runs)
+        table = given[name].get("table", artefact.number)
+        drawn = drawings.bars(Place("demo", "d", "r"), artefact, table, given[name]["labels"])
+        panels, labels = drawn[artefact.number]
+        assert list(labels) == list(expected), name
+        for _, here, _ in panels.values():
+            assert here.round().tolist() == list(range(len(expected))), name
 
 
 def test_a_point_that_is_the_full_method_is_not_trained_again():

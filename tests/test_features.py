@@ -1,6 +1,7 @@
 """Features: each picture through its own branch, in the index's order; then every protocol."""
 
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from reid_core import records
+from reid_core import records, train
 from reid_core.data.augment import normalise
 from reid_core.data.images import pack
 from reid_core.data.sysu import read_sysu
@@ -163,6 +164,19 @@ def test_killed_between_features_and_metrics(monkeypatch, tmp_path, tiny_dolls):
     with monkeypatch.context() as patch:  # finished: nothing is done again
         patch.setattr(module, "extract", killed)
         assert measure(fit(run, tiny_dolls)) == content
+
+
+def test_what_watches_a_training_is_not_in_its_seconds(monkeypatch, tmp_path, tiny_dolls):
+    monkeypatch.setenv("REID_RESULTS", str(tmp_path))
+    now = [0.0]
+
+    def watched(trained):
+        now[0] += 1000
+        return {}
+
+    monkeypatch.setattr(train, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    trained = fit(configure("baselines", "two-stream", "smoke"), tiny_dolls, after_epoch=watched)
+    assert now[0] > 0 and set(trained.history["seconds"]) == {0}
 
 
 def test_accuracy_after_every_epoch_changes_nothing(monkeypatch, tmp_path, tiny_dolls):

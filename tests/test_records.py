@@ -6,6 +6,7 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -216,6 +217,19 @@ def test_own_settings_stand_for_a_variant_and_of_two_there_is_no_mean(run):
     mixed["protocol"], mixed["gallery"], mixed["shots"] = "sysu", "agw", 1
     with pytest.raises(RunError, match=r"two-stream: seed 1.*before it: steps differ"):
         results.averaged(mixed)
+
+
+def test_two_runs_that_differ_are_refused_also_with_an_older_one_between(run):
+    """The one between lacks the setting, and agrees with both."""
+    settings = ['{"of_old": 1}', "{}", '{"of_old": 2}']
+    variant = {"profile": "smoke", "dataset": "d", "method": "m", "variant": "v"}
+    rows = [
+        variant | {"seed": s, "trial": 1, "source": "run", "settings": x}
+        for s, x in enumerate(settings)
+    ]
+    results.require_alike(pd.DataFrame(rows[:2]))
+    with pytest.raises(RunError, match=r"m/v: seed 2.*of_old differ"):
+        results.require_alike(pd.DataFrame(rows))
 
 
 def test_runs_measured_on_validation_identities_are_no_results(run):

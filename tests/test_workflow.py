@@ -1,11 +1,14 @@
-"""The Snakemake workflow on this machine's cores: runs beside each other, a failing one stops no
-other, and a workflow that was killed goes on. On Kubernetes: its jobs, which a stand-in starts."""
+"""The Snakemake workflow on this machine's cores and on a SLURM of this machine alone: runs beside
+each other, a failing one stops no other, and a workflow that was killed goes on. On Kubernetes: its
+jobs, which a stand-in starts."""
 
 import base64
+import getpass
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -26,7 +29,7 @@ RUNS = "runs/smoke/paperdolls-tiny/mrda"
 def snakemake(tmp_path):
     """A command line on mrda's Figure 8, which stands on two runs, and where it leaves them."""
     command = [sys.executable, "-m", "snakemake", "-s", ROOT / "reid_core/workflow.smk"]
-    command += ["--cores", "2", "--keep-going", "--rerun-incomplete", "--rerun-triggers", "mtime"]
+    command += ["--keep-going", "--rerun-incomplete", "--rerun-triggers", "mtime", "--jobs", "2"]
     command += ["--config", "profile=smoke", "artefacts=mrda-F8"]
     log = tmp_path / "log"
 
@@ -39,24 +42,101 @@ def snakemake(tmp_path):
     return started, tmp_path / RUNS, log
 
 
-def test_killed_beside_a_failing_run_and_resumed(snakemake):
+SLURM = """
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmUser={user}
+SlurmdUser={user}
+SlurmctldPort={ports[0]}
+SlurmdPort={ports[1]}
+AuthType=auth/none
+CredType=cred/none
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+StateSaveLocation={folder}
+SlurmdSpoolDir={folder}
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=8000
+PartitionName=all Nodes=ALL Default=YES
+"""
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """SLURM's two daemons for this machine as its only node, and Snakemake's words for it."""
+    if not shutil.which("slurmctld"):
+        pytest.skip("no SLURM here: Debian's slurm-wlm")
+    folder = tmp_path / "slurm"
+    folder.mkdir()
+    with socket.socket() as one, socket.socket() as other:  # free now, and hardly taken at once
+        for free in (one, other):
+            free.bind(("127.0.0.1", 0))
+        ports = [free.getsockname()[1] for free in (one, other)]
+    names = {"host": socket.gethostname().split(".")[0], "user": getpass.getuser()}
+    (folder / "slurm.conf").write_text(SLURM.format(ports=ports, folder=folder, **names))
+    monkeypatch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
+    # Snakemake hides that from the srun of its jobs, which elsewhere finds it in /etc/slurm
+    srun = f'#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec {shutil.which("srun")} "$@"\n'
+    (folder / "srun").write_text(srun)
+    (folder / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+    with (folder / "log").open("w") as log:
+        daemons = [subprocess.Popen([d, "-D"], stderr=log) for d in ("slurmctld", "slurmd")]
+    deadline = time.monotonic() + 60
+    while "idle" not in _said("sinfo", "--noheader", "--format", "%T"):
+        assert time.monotonic() < deadline, (folder / "log").read_text()
+        time.sleep(0.2)
+    quick = (
+        "--slurm-init-seconds-before-status-checks",
+        "1",
+        "--seconds-between-status-checks",
+        "1",
+    )
+    alone = ("--slurm-no-account", "--slurm-status-command", "squeue")
+    yield ("--executor", "slurm", *alone, *quick)
+    _cancel_jobs()
+    for daemon in daemons:
+        daemon.terminate()
+        daemon.wait()
+
+
+def _said(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True).stdout
+
+
+def _cancel_jobs() -> None:
+    """They outlive a Snakemake that was killed."""
+    subprocess.run(["scancel", "--me"], check=True)
+    while _said("squeue", "--noheader"):
+        time.sleep(0.2)
+
+
+@pytest.mark.parametrize("where", ["cores", pytest.param("slurm", marks=pytest.mark.slow)])
+def test_killed_beside_a_failing_run_and_resumed(snakemake, where, request):
     start, runs, log = snakemake
+    words = request.getfixturevalue("slurm") if where == "slurm" else ()
     good, bad = runs / "baseline/seed0", runs / "mrm-dam/seed0"
     bad.mkdir(parents=True)
     (bad / "checkpoint.pt").write_text("no checkpoint")
-    workflow = start()
+    workflow = start(*words)
     while not (good / "checkpoint.pt").exists():
         assert workflow.poll() is None, log.read_text()
         time.sleep(0.02)
     os.killpg(workflow.pid, signal.SIGKILL)
     workflow.wait()
-    assert start("--unlock").wait() == 0, log.read_text()
+    if where == "slurm":
+        _cancel_jobs()
+    assert not (good / "metrics.json").exists(), "it was killed in the middle"
+    assert start(*words, "--unlock").wait() == 0, log.read_text()
     deadline = time.monotonic() + 60  # the killed run's kernel may outlive it for a moment
-    while start().wait() == 0 or not (good / "metrics.json").exists():
+    while start(*words).wait() == 0 or not (good / "metrics.json").exists():
         assert time.monotonic() < deadline, log.read_text()
-    assert f"again: python -m reid_core reproduce --only {bad.relative_to(runs.parents[2])}" in (
-        log.read_text()
-    )
+    said = [log, *log.parent.glob(".snakemake/slurm_logs/**/*.log")]
+    again = f"again: python -m reid_core reproduce --only {bad.relative_to(runs.parents[2])}"
+    assert any(again in path.read_text() for path in said)
     assert _errors(good) == []
     assert _errors(bad) == ["RunError"], "its notebook is left, with the error in it"
     assert not (bad / "metrics.json").exists()
