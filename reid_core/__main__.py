@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from reid_core.data import DatasetError
-from reid_core.data.check import check
 from reid_core.data.datasets import DRAWN, NAMES, layout, locate, read
 from reid_core.data.paperdolls import draw
 from reid_core.errors import ReidError
@@ -48,6 +47,8 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
+    from reid_core.data.check import check
+
     report = check(layout(options.dataset), options.path)
     print(report)
     return 1 if report.errors else 0
@@ -116,7 +117,7 @@ def _add_pack(commands: argparse._SubParsersAction) -> None:
 
 
 def _pack(options: argparse.Namespace) -> int:
-    # imports torch, which takes seconds: not for the other commands, nor for each drawing worker
+    # imports torch, which takes seconds: not for the other commands
     from reid_core.data.images import pack, packed_file
 
     root = locate(options.dataset, options.path)
@@ -219,6 +220,7 @@ def _train(options: argparse.Namespace) -> int:
     from reid_core.config import read_profile
     from reid_core.methods import configure, named
     from reid_core.retrieval.features import measure
+    from reid_core.retrieval.metrics import HEADLINE
     from reid_core.train import fit
 
     own = read_profile(options.profile).get("dataset", "paperdolls-sysu")
@@ -230,7 +232,7 @@ def _train(options: argparse.Namespace) -> int:
     if first:
         for result in measure(trained)["results"]:
             setting = f"{result['mode']}, gallery {result['gallery']}, {result['shots']}-shot:"
-            print(setting, *(f"{m} {100 * result[m]:.1f} %" for m in ("rank1", "mAP", "mINP")))
+            print(setting, *(f"{m} {100 * result[m]:.1f} %" for m in HEADLINE))
     return 0
 
 

@@ -172,7 +172,7 @@ def overview(place: Place, runs: pd.DataFrame, claimed: pd.DataFrame) -> pd.Data
             "title": artefact.title,
             "runs": f"{len(wanted & there)} of {len(wanted)}",
             "verdict": _overall(artefact, count, wanted <= there),
-            **{word: _shown(count.get(word, 0), len(own)) for word in STEP_WORDS},
+            **{word: str(count.get(word, 0)) if len(own) else MISSING for word in STEP_WORDS},
             "sign": _share(pd.Series(sign)),
             "size": _share(own.loc[own["size"] != "", "size"] == "as printed"),
             "tau": MISSING if rows["tau"].isna().all() else f"{rows['tau'].median():.2f}",
@@ -193,10 +193,6 @@ def _overall(artefact: Artefact, count: Mapping[str, int], complete: bool) -> st
         return "agrees in part" if inside else "agrees"
     found = {"disagrees": disagrees, "inside the spread": inside, "one seed": one}
     return next((word for word, number in found.items() if number), "not measured")
-
-
-def _shown(number: int, of: int) -> str:
-    return str(number) if of else MISSING
 
 
 def _share(yes: pd.Series) -> str:

@@ -48,10 +48,12 @@ def _ablation(
     return _table(paper, number, title, claim, trial, labels=labels, over=over)
 
 
-def _choice(paper: str, number: str, title: str, method: str, **of: Any) -> Artefact:
+def _choice(
+    paper: str, number: str, title: str, method: str, printed_in: str | None = None, **of: Any
+) -> Artefact:
     """A table that shows ``method`` above others. Its numbers may be ``printed_in`` another one."""
-    method, printed_in = f"{paper}/{method}", of.pop("printed_in", None)
-    return _table(paper, number, title, above_others(paper, number, method, printed_in), **of)
+    claim = above_others(paper, number, f"{paper}/{method}", printed_in)
+    return _table(paper, number, title, claim, **of)
 
 
 def _look(

@@ -18,10 +18,10 @@ from matplotlib.figure import Figure
 
 from reid_core.data.datasets import read
 from reid_core.data.images import decode, fingerprint
-from reid_core.paths import results_folder, shown
+from reid_core.paths import runs_folder, shown
 from reid_core.ranked import COLUMNS, in_words, ranked_gallery
-from reid_core.records import RunError, read_json
-from reid_core.retrieval.candidates import TestSet, prepare
+from reid_core.records import DEFAULTS, RunError, read_json
+from reid_core.retrieval.candidates import LABELS, TestSet, prepare
 from reid_core.retrieval.features import read_features, settings_of
 from reid_core.retrieval.lists import HEIGHT, WIDTH
 from reid_core.retrieval.protocols import Ranking, ranking
@@ -39,7 +39,7 @@ def finished_runs(profile: str, dataset: str) -> dict[str, Path]:
     RunError
         There is none; names the command that makes one.
     """
-    root = results_folder() / "runs" / profile / dataset
+    root = runs_folder() / profile / dataset
     done = sorted(path.parent for path in root.glob("*/*/*/metrics.json"))
     folders = [folder for folder in done if (folder / "features.npy").is_file()]
     if not folders:
@@ -122,9 +122,9 @@ class Browser:
 
     def picture(self, query: int | None = None) -> Image:
         """`figure` as a PNG."""
-        file = io.BytesIO()
-        self.figure(query).savefig(file, dpi=_DPI, metadata={"Software": None})
-        return Image(file.getvalue())
+        file, figure = io.BytesIO(), self.figure(query)
+        figure.savefig(file, dpi=_DPI, metadata={"Software": None})
+        return Image(file.getvalue(), alt=figure.get_suptitle())
 
     def show(self) -> None:
         """Displays the controls and the figure, which follows them from then on."""
@@ -135,7 +135,7 @@ class Browser:
 
     def _prepare(self, run: str, search: str) -> TestSet:
         images = self.images[run]
-        labels = [images[name] for name in ("identity", "camera", "frame", "modality")]
+        labels = [images[name] for name in LABELS]
         features = read_features(self.folders[run] / "features.npy", len(images))
         return prepare(features, *labels, **self.settings[search])
 
@@ -185,7 +185,7 @@ def _images(folders: Mapping[str, Path], root: Path) -> dict[str, pd.DataFrame]:
     images = {}
     for name, folder in folders.items():
         params = read_json(folder / "params.json")
-        config = {"trial": 1, "evaluate_on": "test"} | params["config"]
+        config = DEFAULTS | params["config"]
         trial = config["trial"]
         if trial not in indexes:
             index = read(config["dataset"], root, trial)

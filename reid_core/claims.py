@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from reid_core.retrieval.metrics import HEADLINE
 from reid_core.retrieval.rerank import RERANKED
-from reid_core.tables import published
+from reid_core.tables import published, reranked
 
-METRICS = ("rank1", "mAP", "mINP")  # the other ranks follow rank-1 and say little beside it
 COLUMNS = ["dataset", "mode", "metric", "row", "over", "variant", "variant_over"]
 COLUMNS += ["value", "value_over"]
 
@@ -23,7 +23,7 @@ COLUMNS += ["value", "value_over"]
 def ladder(paper: str, table: str, over: Literal["first", "above"] = "first") -> pd.DataFrame:
     """An ablation: each row of ``table`` over its first one, or over the one above it."""
     steps = []
-    for group in _groups(_rows(paper, table, METRICS)):
+    for group in _groups(_rows(paper, table, HEADLINE)):
         lines = group.to_dict("records")
         pairs = pairwise(lines) if over == "above" else [(lines[0], line) for line in lines[1:]]
         steps += [_step(line, below) for below, line in pairs]
@@ -35,7 +35,7 @@ def above_others(
     table: str,
     method: str,
     printed_in: str | None = None,
-    metrics: Sequence[str] = METRICS,
+    metrics: Sequence[str] = HEADLINE,
 ) -> pd.DataFrame:
     """A choice, or a comparison: the row of the variant ``method`` over each other row of ``table``
     that is trained here. Its own numbers may stand in another of the paper's, ``printed_in``."""
@@ -78,8 +78,8 @@ def peaks(
 def _rows(paper: str, table: str, metrics: Sequence[str]) -> pd.DataFrame:
     """The printed numbers of the rows that are trained here."""
     rows = published(paper).query("table == @table and variant != '' and metric in @metrics")
-    again = rows["method"].str.endswith("reranking")
-    return rows.assign(variant=rows["variant"] + again.map({True: RERANKED, False: ""})).dropna()
+    again = reranked(rows).map({True: RERANKED, False: ""})
+    return rows.assign(variant=rows["variant"] + again).dropna()
 
 
 def _groups(rows: pd.DataFrame) -> list[pd.DataFrame]:
@@ -87,8 +87,9 @@ def _groups(rows: pd.DataFrame) -> list[pd.DataFrame]:
 
 
 def _step(row: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        **{key: row[key] for key in ("dataset", "mode", "metric", "variant", "value")},
-        **{"row": row["method"], "over": over["method"]},
-        **{"variant_over": over["variant"], "value_over": over["value"]},
+    return {key: row[key] for key in ("dataset", "mode", "metric", "variant", "value")} | {
+        "row": row["method"],
+        "over": over["method"],
+        "variant_over": over["variant"],
+        "value_over": over["value"],
     }

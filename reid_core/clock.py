@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from statistics import mean
-from typing import Any
 
 from reid_core import records
 from reid_core.config import RunConfig
@@ -36,11 +35,10 @@ def recorded_seconds(run: RunConfig) -> float | None:
     else their machine did. A GPU's do not count: most machines have none."""
     name = re.sub(r"/seed\d+", "/seed*", run.folder_name())
     contents = [records.read_json(p) for p in (REPORTED / "runs").glob(f"{name}/metrics.json")]
-    return min((c["train_seconds"] for c in contents if _by_cpu(c)), default=None)
-
-
-def _by_cpu(record: dict[str, Any]) -> bool:
-    return record["provenance"]["device"].startswith("cpu")
+    return min(
+        (c["train_seconds"] for c in contents if c["provenance"]["device"].startswith("cpu")),
+        default=None,
+    )
 
 
 class Clock:

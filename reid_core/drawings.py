@@ -15,8 +15,8 @@ from reid_core import figures, records, results
 from reid_core.config import RunConfig
 from reid_core.methods import configure
 from reid_core.notebooks import execute
-from reid_core.paths import NOTEBOOKS, results_folder, write_atomically
-from reid_core.tables import MISSING, beside, measured, published, steps, sweep
+from reid_core.paths import NOTEBOOKS, runs_folder, write_atomically
+from reid_core.tables import MISSING, beside, measured, published, reranked, steps, sweep
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Artefact:
         return self.drawing(place, self) if any(place.dataset(k) for _, k in self.runs) else {}
 
     def folder(self, place: Place) -> Path:
-        return results_folder() / "runs" / place.profile / "figures" / self.paper
+        return runs_folder() / place.profile / "figures" / self.paper
 
     def save(self, place: Place) -> dict[str, Path]:
         """Writes what it draws, tables as CSV, figures as PNG and SVG, and returns the paths."""
@@ -83,7 +83,8 @@ class Artefact:
                 display(thing)
             else:
                 with PIL.Image.open(path) as picture:
-                    display(Image(path, width=min(920, round(0.65 * picture.width))))
+                    width = min(920, round(0.65 * picture.width))
+                display(Image(path, width=width, alt=f"{self.name}: {self.title}"))
 
     def _written(self, place: Place, name: str, thing: pd.DataFrame | Figure | Path) -> Path:
         if isinstance(thing, Figure):
@@ -98,7 +99,7 @@ class Artefact:
 def compared(place: Place, artefact: Artefact) -> Drawn:
     """The table as printed with the measured numbers beside it, one for each dataset."""
     rows = published(artefact.paper).query("table == @artefact.number")
-    again = rows["method"].str.endswith("reranking")
+    again = reranked(rows)
     whose = place.profile, place.gallery, artefact.trial
     parts = [(rows[~again], measured(*whose))]
     if again.any():  # a row of the same runs, their lists ranked anew
@@ -138,7 +139,7 @@ def bars(
     """Rank-1 of the rows of ``table`` that are measured here, printed and measured side by side, a
     panel for each dataset and mode."""
     rows = published(artefact.paper).query("table == @table and metric == 'rank1'")
-    rows = rows[(rows["variant"] != "") & ~rows["method"].str.endswith("reranking")]
+    rows = rows[(rows["variant"] != "") & ~reranked(rows)]
     runs = measured(place.profile, place.gallery, artefact.trial)
     panels = {}
     for (kind, mode), group in rows.groupby(["dataset", "mode"], sort=False):

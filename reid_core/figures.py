@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from IPython.display import Image
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -36,6 +37,13 @@ def save(figure: Figure, folder: Path, name: str, *, vector: bool = True) -> Pat
     return path
 
 
+def image(figure: Figure, folder: Path, name: str, width: int, *, vector: bool = True) -> Image:
+    """`save`s it, and shows it in a notebook, ``width`` pixels wide; its title is what those are
+    told who cannot see it."""
+    title = figure.get_suptitle() or figure.axes[0].get_title()
+    return Image(save(figure, folder, name, vector=vector), width=width, alt=title)
+
+
 def picture_grid(
     pictures: Sequence[Sequence[np.ndarray | None]],
     title: str,
@@ -49,7 +57,9 @@ def picture_grid(
     axes = figure.subplots(len(pictures), count, squeeze=False)
     for line, row in zip(axes, pictures, strict=True):
         for axis in line:
-            _bare(axis)
+            axis.set(xticks=[], yticks=[])
+            for spine in axis.spines.values():
+                spine.set_visible(False)
         for axis, picture in zip(line, row, strict=False):
             if picture is not None:
                 axis.imshow(picture)
@@ -58,12 +68,6 @@ def picture_grid(
     for axis, label in zip(axes[:, 0], rows, strict=False):
         axis.set_ylabel(label, fontsize=8)
     return figure
-
-
-def _bare(axis: Axes) -> None:
-    axis.set(xticks=[], yticks=[])
-    for spine in axis.spines.values():
-        spine.set_visible(False)
 
 
 def cmc_curves(curves: Mapping[str, Sequence[float]], title: str) -> Figure:
@@ -169,9 +173,8 @@ def ablation_bars(
     panels: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[float]]],
     labels: Sequence[str],
     title: str,
-    measure: str = "rank-1",
 ) -> Figure:
-    """Printed and measured values of an ablation's rows side by side, one panel a setting.
+    """Printed and measured rank-1 of an ablation's rows side by side, one panel a setting.
 
     Parameters
     ----------
@@ -197,7 +200,7 @@ def ablation_bars(
                     x, y = bar.get_x() + width / 2, bar.get_height() + shift + 0.8
                     axis.text(x, y, f"{bar.get_height():.1f}", ha="center", fontsize=8)
         axis.set_xticks(places, labels, fontsize=8)
-        axis.set(ylabel=f"{measure} (%)", xlim=(-0.7, len(labels) - 0.3), title=name)
+        axis.set(ylabel="rank-1 (%)", xlim=(-0.7, len(labels) - 0.3), title=name)
         axis.set(ylim=(0, 128), yticks=range(0, 101, 20))  # the legend stands above the bars
         axis.legend(fontsize=8, loc="upper left")
     return figure

@@ -6,12 +6,13 @@ works in another folder than the shell that started it. Tests use them to keep o
 results.
 """
 
+import json
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
@@ -26,8 +27,13 @@ def data_folder() -> Path:
 
 
 def results_folder() -> Path:
-    """Results of this machine; run folders live in its ``runs``."""
+    """Results of this machine."""
     return ROOT / (os.environ.get("REID_RESULTS") or "results")
+
+
+def runs_folder() -> Path:
+    """Run folders of this machine, by their names."""
+    return results_folder() / "runs"
 
 
 def shown(path: Path) -> str:
@@ -74,3 +80,8 @@ def write_atomically(
     """Writes ``content``, text as UTF-8, through `atomic_file`."""
     with atomic_file(path, locked=locked) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes ``content`` as indented JSON through `atomic_file`."""
+    write_atomically(path, json.dumps(content, indent=1) + "\n")

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from reid_core.figures import NEUTRAL, RIGHT, WRONG
 from reid_core.retrieval.candidates import IGNORED
+from reid_core.retrieval.lists import Lists
 from reid_core.retrieval.protocols import Ranking
 
 COLUMNS = 10  # answers in a line
@@ -17,71 +18,44 @@ _GRAY = "#767676"
 _MARKS = "green, solid, ✓: same person · red, dashed, ✗: another person"
 
 
-def top_lists(
-    pictures: Mapping[int, np.ndarray],
-    queries: Sequence[int],
-    matches: np.ndarray,
-    identities: np.ndarray,
-    cameras: np.ndarray,
-    title: str,
-) -> Figure:
+def top_lists(lists: Lists, title: str) -> Figure:
     """Ranked lists: each row a query and its best matches, green and solid around the right
-    identity, red and dashed around a wrong one.
-
-    Parameters
-    ----------
-    pictures : dict
-        Of each row that is shown, (H, W, 3) uint8.
-    queries : (Q,) rows
-    matches : (Q, k) rows, −1 for none; see ``retrieval.top_matches``
-    identities, cameras : (N,)
-    """
-    k = matches.shape[1]
-    figure = Figure(figsize=(0.82 * (k + 1) + 0.6, 1.75 * len(queries) + 0.9), layout="constrained")
+    identity, red and dashed around a wrong one."""
+    lines, k = lists.matches.shape
+    figure = Figure(figsize=(0.82 * (k + 1) + 0.6, 1.75 * lines + 0.9), layout="constrained")
     figure.suptitle(title, fontsize=11)
-    axes = figure.subplots(len(queries), k + 1, squeeze=False)
-    _rank(axes, pictures, queries, matches, identities, cameras, fontsize=7)
+    _rank(figure.subplots(lines, k + 1, squeeze=False), lists, fontsize=7)
     figure.supxlabel(f"rank in the gallery · {_MARKS}", fontsize=9)
     return figure
 
 
-def top_lists_beside(runs: Mapping[str, tuple], title: str) -> Figure:
-    """Ranked lists of the same queries, of several runs side by side: for each name what
-    ``top_lists`` takes before its title."""
-    _, queries, matches, *_ = next(iter(runs.values()))
-    size = (0.84 * (matches.shape[1] + 1) * len(runs), 1.85 * len(queries) + 1.4)
+def top_lists_beside(runs: Mapping[str, Lists], title: str) -> Figure:
+    """Ranked lists of the same queries, of several named runs side by side."""
+    lines, k = next(iter(runs.values())).matches.shape
+    size = (0.84 * (k + 1) * len(runs), 1.85 * lines + 1.4)
     figure = Figure(figsize=size, layout="constrained")
     figure.suptitle(title, fontsize=17)
     parts = figure.subfigures(1, len(runs), squeeze=False, wspace=0.03)[0]
     for part, (name, lists) in zip(parts, runs.items(), strict=True):
         part.suptitle(name, fontsize=15)
-        axes = part.subplots(len(queries), matches.shape[1] + 1, squeeze=False)
-        _rank(axes, *lists, fontsize=10)
+        _rank(part.subplots(lines, k + 1, squeeze=False), lists, fontsize=10)
     figure.supxlabel(f"rank in the gallery · {_MARKS}", fontsize=14)
     return figure
 
 
-def _rank(
-    axes: np.ndarray,
-    pictures: Mapping[int, np.ndarray],
-    queries: Sequence[int],
-    matches: np.ndarray,
-    identities: np.ndarray,
-    cameras: np.ndarray,
-    fontsize: float,
-) -> None:
+def _rank(axes: np.ndarray, lists: Lists, fontsize: float) -> None:
     """Draws each query and its best matches into a row of ``axes``."""
-    for line, query, row in zip(axes, queries, matches, strict=True):
-        label = f"query\ncam {cameras[query]}"
-        _framed(line[0], pictures[query], NEUTRAL, "solid", label, fontsize)
+    for line, query, row in zip(axes, lists.queries, lists.matches, strict=True):
+        label = f"query\ncam {lists.cameras[query]}"
+        _framed(line[0], lists.pictures[query], NEUTRAL, "solid", label, fontsize)
         for rank, (axis, match) in enumerate(zip(line[1:], row, strict=True), 1):
             if match < 0:
                 axis.set_visible(False)
                 continue
-            right = identities[match] == identities[query]
-            label = f"{rank} {'✓' if right else '✗'}\ncam {cameras[match]}"
+            right = lists.identities[match] == lists.identities[query]
+            label = f"{rank} {'✓' if right else '✗'}\ncam {lists.cameras[match]}"
             frame = (RIGHT, "solid") if right else (WRONG, "dashed")
-            _framed(axis, pictures[match], *frame, label, fontsize)
+            _framed(axis, lists.pictures[match], *frame, label, fontsize)
 
 
 def _framed(

@@ -18,7 +18,15 @@ import torch
 from reid_core import distributed
 from reid_core.config import RunConfig
 from reid_core.errors import ReidError
-from reid_core.paths import REPORTED, ROOT, results_folder, shown, write_atomically
+from reid_core.paths import (
+    REPORTED,
+    ROOT,
+    results_folder,
+    runs_folder,
+    shown,
+    write_atomically,
+    write_json,
+)
 from reid_core.precision import computes_bfloat16
 
 SMALL_FILES = ("params.json", "history.csv", "metrics.json")  # of these a record consists
@@ -36,7 +44,7 @@ class RunError(ReidError, RuntimeError):
 
 def folder_of(run: RunConfig) -> Path:
     """``results/runs/<profile>/<dataset>/<method>/<variant>/seed<k>[-trial<t>]``."""
-    return results_folder() / "runs" / run.folder_name()
+    return runs_folder() / run.folder_name()
 
 
 def figures_folder(run: RunConfig, beside: RunConfig | None = None) -> Path:
@@ -82,7 +90,7 @@ def open_folder(run: RunConfig, data: str, device: torch.device) -> Path:
         require_same(read_json(folder / "params.json"), asked, folder)
     elif distributed.rank() == 0:
         content = {"config": run.to_dict(), "data": data, "provenance": provenance(device)}
-        write_atomically(folder / "params.json", json.dumps(content, indent=1) + "\n")
+        write_json(folder / "params.json", content)
     return folder
 
 
@@ -151,7 +159,7 @@ def finish(run: RunConfig, results: list[dict[str, Any]], **more: Any) -> dict[s
     protocol and mode."""
     folder = folder_of(run)
     content = {"results": results, **more, **read_json(folder / "params.json")}
-    write_atomically(folder / "metrics.json", json.dumps(content, indent=1) + "\n")
+    write_json(folder / "metrics.json", content)
     return content
 
 
@@ -184,7 +192,7 @@ def publish(folder: Path) -> Path:
     """
     if not (folder / "metrics.json").exists():
         raise RunError(f"{shown(folder)}: not finished (no metrics.json); nothing to publish.")
-    target = REPORTED / "runs" / folder.relative_to(results_folder() / "runs")
+    target = REPORTED / "runs" / folder.relative_to(runs_folder())
     for name in SMALL_FILES:
         write_atomically(target / name, (folder / name).read_bytes())
     return target

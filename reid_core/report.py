@@ -7,10 +7,9 @@ from PIL import Image
 from reid_core import agreement, records, results
 from reid_core.config import profile_datasets
 from reid_core.drawings import Place
-from reid_core.paths import REPORTED, ROOT, atomic_file, results_folder, write_atomically
+from reid_core.paths import REPORTED, ROOT, atomic_file, runs_folder, write_atomically
 from reid_core.tables import MAIN, percent
 
-_START, _END = "<!-- results:start -->", "<!-- results:end -->"
 _BASELINE = "paperdolls-sysu/baselines/two-stream/seed0"
 _FIGURES = {  # the README's and the notebooks', from below results/runs/demo, by their new names
     "people": f"{_BASELINE}/figures/people.png",
@@ -34,7 +33,7 @@ def publish_finished(profile: str) -> list[str]:
     """Copies the small files of every finished run of ``profile`` to ``results/reported/runs`` and
     returns the runs' names. Runs of an uncommitted tree are published as what they are: their
     provenance says "dirty". What was measured on validation identities is no result."""
-    root = results_folder() / "runs"
+    root = runs_folder()
     paths = sorted(root.glob(f"{profile}/*/*/*/*/metrics.json"))
     folders = [path.parent for path in paths if results.of_test(records.read_json(path))]
     return [records.publish(f).relative_to(REPORTED / "runs").as_posix() for f in folders]
@@ -45,7 +44,7 @@ def publish_figures() -> None:
     from where this machine's notebooks have left them, if they have, to ``results/reported``."""
     target = REPORTED / "figures"
     target.mkdir(parents=True, exist_ok=True)
-    runs = results_folder() / "runs" / "demo"
+    runs = runs_folder() / "demo"
     for name, place in _FIGURES.items():
         if (runs / place).exists():
             with Image.open(runs / place) as picture:  # 256 colours, also rare ones: half the size
@@ -113,33 +112,9 @@ def write_report() -> None:
     write_atomically(REPORTED / "agreement.csv", claims["agreement"].to_csv(lineterminator="\n"))
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
-    before, rest = text.split(_START)
-    after = rest.split(_END)[1]
-    note = (
-        "Per cent; mean ± standard deviation over seeds; profile `demo`; gallery `agw` or full; of "
-        "RegDB's ten trials those that were run. Of each method its baseline and the whole of it; "
-        "the rows between, indoor-search and infrared to visible are in "
-        "`results/reported/summary.csv`. Budgets are not equal (notebook 40)."
-    )
-    larger = (
-        "Per cent, gallery `agw`, seed 0; profile `gpu`: ResNet-50 (`ta-crossvit-csa-wt`: "
-        "CrossViT-15) at 288 × 144 on the inventory of SYSU-MM01 drawn as PaperDolls, from scratch "
-        "in one to six minutes of training on an H100 that seven share. *crossvit_csa* and *mrda* "
-        "have hardly left chance, which is about 1 %: notebook 40 says what is known."
-    )
-    untrained = (
-        "Without training. All pictures of the other side are the gallery: not comparable with the "
-        "tables above."
-    )
-    tables = "\n\n".join(
-        [
-            readme_table(summarised, "demo"),
-            note,
-            larger,
-            readme_table(summarised, "gpu"),
-            untrained,
-            gap_table(),
-        ]
-    )
-    block = f"{_START}\n{tables}\n{_END}"
-    write_atomically(readme, before + block + after)
+    tables = {profile: readme_table(summarised, profile) for profile in ("demo", "gpu")}
+    for name, table in (tables | {"untrained": gap_table()}).items():
+        start, end = f"<!-- {name}:start -->\n", f"\n<!-- {name}:end -->"
+        before, rest = text.split(start)
+        text = before + start + table + end + rest.split(end)[1]
+    write_atomically(readme, text)

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from reid_core import records
 from reid_core.artefacts import artefacts
 from reid_core.clock import Clock, duration, expected_seconds
@@ -23,7 +21,7 @@ from reid_core.drawings import Artefact, Place
 from reid_core.methods import configure
 from reid_core.notebooks import NotebookError, check, execute, notebook_of
 from reid_core.paths import shown
-from reid_core.precision import computes_bfloat16
+from reid_core.precision import computes_bfloat16, device_named
 
 _NAME = re.compile(r"([^/]+)/([^/]+)/([^/]+/[^/]+)/seed(\d+)(?:-trial(\d+))?")
 
@@ -276,7 +274,7 @@ def overview(
     lines += [f"in the way: {why}" for why in failed.values()]
     if seconds := sum(expected_seconds([job.run for job in missing]).values()) / workers:
         by = "by the records' times"
-        if not computes_bfloat16(torch.device("cuda" if torch.cuda.is_available() else "cpu")):
+        if not computes_bfloat16(device_named("auto")):
             by += ", most of CPUs that compute in bfloat16; this one does not, and takes longer"
         lines.append(f"about {duration(seconds)}, {workers} at a time, {by}")
     elif missing:

@@ -10,7 +10,7 @@ import pandas as pd
 from reid_core import records
 from reid_core.errors import ReidError
 from reid_core.methods import configure
-from reid_core.paths import results_folder
+from reid_core.paths import runs_folder
 from reid_core.records import RunError
 from reid_core.retrieval.metrics import METRICS
 
@@ -27,7 +27,7 @@ def table(profile: str = "*", *, records_only: bool = False) -> pd.DataFrame:
     measured on validation identities. With ``records_only`` this machine's runs are not looked
     at."""
     rows: dict[str, list[dict[str, Any]]] = {}
-    places = {"record": records.REPORTED / "runs", "run": results_folder() / "runs"}
+    places = {"record": records.REPORTED / "runs", "run": runs_folder()}
     if records_only:
         del places["run"]
     for source, root in places.items():

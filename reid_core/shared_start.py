@@ -17,7 +17,7 @@ import torch
 from reid_core import distributed, records
 from reid_core.config import RunConfig
 from reid_core.methods import METHODS
-from reid_core.paths import ROOT, write_atomically
+from reid_core.paths import ROOT, write_atomically, write_json
 
 
 def shared_epochs(run: RunConfig) -> int:
@@ -62,8 +62,7 @@ class SharedStart:
             if distributed.rank() == 0:
                 params = records.read_json(folder / "params.json")
                 params["begun_by"] = {"variant": variant, "epochs": self.epochs}
-                content = json.dumps(params, indent=1) + "\n"
-                write_atomically(folder / "params.json", content)
+                write_json(folder / "params.json", params)
             return found
         return None
 

@@ -18,7 +18,7 @@ from sphinx.cmd.build import build_main
 from reid_core.config import ConfigError
 from reid_core.errors import ReidError
 from reid_core.notebooks import execute, profile_parameters
-from reid_core.paths import NOTEBOOKS, REPORTED, ROOT, results_folder, shown
+from reid_core.paths import NOTEBOOKS, REPORTED, ROOT, results_folder, runs_folder, shown
 
 SETTINGS = NOTEBOOKS / "site"  # Sphinx's conf.py and a style sheet
 CHAPTERS = {"Learn": "0", "Methods": "1", "Results": "24", "Figures": "3", "Further": "56789"}
@@ -47,7 +47,7 @@ def chosen(numbers: Collection[str] = ()) -> list[Path]:
 
 def executed_copy(notebook: Path, profile: str) -> Path:
     """Where `execute_missing`, ``make demo`` and the README's commands leave it."""
-    return results_folder() / "runs" / profile / notebook.name
+    return runs_folder() / profile / notebook.name
 
 
 def is_current(notebook: Path, executed: Path) -> bool:

@@ -11,7 +11,6 @@ that crop reduced by the network's factor, the loss their mean squared differenc
 """
 
 import hashlib
-import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -29,7 +28,7 @@ from reid_core.config import RunConfig
 from reid_core.data.images import PackedImages, decode, fingerprint, pack_pictures, packed_file
 from reid_core.data.index import DatasetError
 from reid_core.layers.superres import SRCNN, bicubic, psnr, super_resolve, to_ycbcr
-from reid_core.paths import results_folder, shown, write_atomically
+from reid_core.paths import runs_folder, shown, write_atomically, write_json
 
 MOST_PICTURES = 2000  # to learn from, kept in memory
 HELD_OUT = 10  # one person in so many is held out
@@ -162,7 +161,7 @@ def compare(
 def folder_of(run: RunConfig) -> Path:
     """``results/runs/<profile>/<dataset>/superres/<reading>-seed<k>[-trial<t>]``; all methods of a
     seed share it."""
-    place = results_folder() / "runs" / run.profile / run.dataset / "superres"
+    place = runs_folder() / run.profile / run.dataset / "superres"
     return place / f"{run.superres_reading}-{Path(run.folder_name()).name}"
 
 
@@ -210,7 +209,7 @@ def _train_into(
     write_atomically(folder / "history.csv", history.to_csv(index=False))
     content = asked | {"psnr": measured, "camera": known.camera}
     content["provenance"] = records.provenance(device)
-    write_atomically(folder / "metrics.json", json.dumps(content, indent=1) + "\n")
+    write_json(folder / "metrics.json", content)
     print("super-resolution, PSNR: " + ", ".join(f"{k} {v:.2f} dB" for k, v in measured.items()))
 
 

@@ -10,6 +10,7 @@ from reid_core import results
 from reid_core.errors import ReidError
 from reid_core.paths import PUBLISHED, shown
 from reid_core.retrieval import candidates
+from reid_core.retrieval.metrics import HEADLINE
 from reid_core.retrieval.rerank import RERANKED
 
 MISSING = "—"
@@ -32,6 +33,11 @@ MAIN = (  # of all variants those that stand for a method; the rows between are 
 )
 MODES = {kind: candidates.MODES[kind] for kind in ("sysu", "regdb")}  # the papers' datasets
 COLUMNS = ["table", "method", "reference", "variant", "dataset", "mode", "metric", "value"]
+
+
+def reranked(rows: pd.DataFrame) -> pd.Series:
+    """Which of `published`'s rows were measured with re-ranking."""
+    return rows["method"].str.endswith("reranking")
 
 
 class PublishedError(ReidError, ValueError):
@@ -146,7 +152,7 @@ def listed(runs: pd.DataFrame, variants: list[str]) -> pd.DataFrame:
     lines = {}
     for variant in variants:
         found = runs[runs["variant"] == variant]
-        lines[variant] = {metric: _spread(found, metric) for metric in ("rank1", "mAP", "mINP")}
+        lines[variant] = {metric: _spread(found, metric) for metric in HEADLINE}
         lines[variant]["runs"] = int(found["runs"].sum())
     return pd.DataFrame.from_dict(lines, orient="index")
 
@@ -165,7 +171,7 @@ def headline(runs: pd.DataFrame, kind: str, mode: str) -> pd.DataFrame:
     papers = [published(path.stem).assign(paper=path.stem) for path in PUBLISHED.glob("*.csv")]
     printed = pd.concat(papers).query("dataset == @kind and mode == @mode")
     own = printed["variant"].str.split("/").str[0] == printed["paper"]
-    printed = printed[own & ~printed["method"].str.endswith("reranking")].dropna(subset="value")
+    printed = printed[own & ~reranked(printed)].dropna(subset="value")
     values = printed.drop_duplicates(["variant", "metric"]).set_index(["variant", "metric"])
     for metric in ("rank1", "mAP"):
         found = [values["value"].get((name, metric)) for name in MAIN]
@@ -189,7 +195,7 @@ def steps(rows: pd.DataFrame, runs: pd.DataFrame, *, above: bool = False) -> pd.
     is none. Arguments as of `beside`; NaN where a number is missing."""
     columns = {}
     for (mode, metric), group in rows.groupby(["mode", "metric"], sort=False):
-        if metric in ("rank1", "mAP", "mINP"):
+        if metric in HEADLINE:
             found = runs[runs["mode"] == mode].set_index("variant").reindex(group["variant"])
             found = found[[metric, f"{metric}_std"]].astype(float).mul(100).round(2)
             values = {"paper": group["value"], "measured": found[metric]}

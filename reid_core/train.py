@@ -13,14 +13,14 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from reid_core import checkpoint, distributed, records, superres
-from reid_core.config import ConfigError, RunConfig
+from reid_core.config import RunConfig
 from reid_core.data.augment import Augment
 from reid_core.data.batches import Batch, CrossModalSampler, training_batches
 from reid_core.data.datasets import obtain, read
 from reid_core.data.images import PackedImages, digest, fingerprint, pack
 from reid_core.data.index import DatasetError
 from reid_core.errors import ReidError
-from reid_core.methods import build
+from reid_core.methods import build, errors_of
 from reid_core.paths import shown, write_atomically
 from reid_core.precision import autocast, computes_bfloat16, device_named
 from reid_core.progress import Progress
@@ -158,15 +158,8 @@ def fit(
         for epoch in range(len(history), run.epochs):
             batches = training_batches(seen, sampler, augment, epoch, place)
             started = time.perf_counter()
-            try:
-                with distributed.spread(model):
-                    row = _train_epoch(
-                        run, model, optimizer, batches, epoch, sampler.steps, progress
-                    )
-            except ReidError:
-                raise
-            except ValueError as error:  # of a layer, to which only a batch tells its sizes
-                raise ConfigError(f"{run.method}/{run.variant}: {error}") from error
+            with errors_of(run), distributed.spread(model):  # a batch tells a layer its sizes
+                row = _train_epoch(run, model, optimizer, batches, epoch, sampler.steps, progress)
             _require_finite(model, epoch)
             history.append(row | {"seconds": round(time.perf_counter() - started, 2)})
             if after_epoch is not None:

@@ -37,7 +37,7 @@ import sys
 
 from reid_core import reproduce
 from reid_core.config import ConfigError
-from reid_core.paths import results_folder
+from reid_core.paths import runs_folder
 
 
 known = {"artefacts", "profile", "dataset", "data", "seeds", "trials"}
@@ -55,7 +55,7 @@ if folders := [name for name in ("REID_DATA", "REID_RESULTS") if os.environ.get(
         *folders,
 
 
-RUNS = (results_folder() / "runs").as_posix()
+RUNS = runs_folder().as_posix()
 place = reproduce.place_of(
     config.get("profile", "demo"), words("dataset"), str(config.get("data", ""))
 )

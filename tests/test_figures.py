@@ -8,6 +8,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from reid_core import comparisons, figures, ranked
+from reid_core.retrieval.lists import Lists
 
 PICTURES = {row: np.full((8, 4, 3), 20 * row, np.uint8) for row in range(6)}
 IDENTITIES = np.array([7, 7, 8, 7, 9, 9])
@@ -15,8 +16,11 @@ CAMERAS = np.array([3, 1, 1, 2, 4, 5])
 
 
 def lists() -> figures.Figure:
-    matches = np.array([[1, 2, 3], [5, 2, -1]])
-    return ranked.top_lists(PICTURES, [0, 4], matches, IDENTITIES, CAMERAS, "title")
+    return ranked.top_lists(ranking([[1, 2, 3], [5, 2, -1]]), "title")
+
+
+def ranking(matches: list[list[int]]) -> Lists:
+    return Lists("all", PICTURES, np.array([0, 4]), np.array(matches), IDENTITIES, CAMERAS)
 
 
 def test_frames_tell_right_from_wrong_by_colour_line_and_mark() -> None:
@@ -95,11 +99,7 @@ def test_grid_labels_rows_and_columns_and_leaves_gaps() -> None:
 
 
 def test_lists_of_two_runs_show_the_same_queries() -> None:
-    labels = (IDENTITIES, CAMERAS)
-    runs = {
-        "a": (PICTURES, [0, 4], np.array([[1, 2], [5, 2]]), *labels),
-        "b": (PICTURES, [0, 4], np.array([[3, 2], [2, -1]]), *labels),
-    }
+    runs = {"a": ranking([[1, 2], [5, 2]]), "b": ranking([[3, 2], [2, -1]])}
     figure = ranked.top_lists_beside(runs, "title")
     assert figure.get_suptitle() == "title"
     assert [part.get_suptitle() for part in figure.subfigs] == ["a", "b"]

@@ -8,7 +8,7 @@ import pytest
 from reid_core.data.datasets import obtain
 from reid_core.methods import configure
 from reid_core.retrieval import explain, lists
-from reid_core.retrieval.candidates import prepare
+from reid_core.retrieval.candidates import LABELS, prepare
 from reid_core.retrieval.features import evaluation_rows, kept_features, measure, settings_of
 from reid_core.retrieval.lists import best_matches
 from reid_core.train import Trained, fit
@@ -53,7 +53,7 @@ def test_every_match_is_of_the_first_searchs_gallery(trained):
     """Every match is of the first search's gallery."""
     setting = settings_of(trained.run.dataset, trained.root)[0]
     index, features = evaluation_rows(trained), kept_features(trained)
-    labels = [index[c].to_numpy() for c in ("identity", "camera", "frame", "modality")]
+    labels = [index[c].to_numpy() for c in LABELS]
     gallery = prepare(features, *labels, **setting).galleries[0]
     found = best_matches(trained, 99, k=99).matches
     assert set(found[found >= 0].tolist()) == set(gallery.tolist())

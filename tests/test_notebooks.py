@@ -35,7 +35,9 @@ def test_runs_on_the_smoke_profile(notebook: Path, changes: dict, tmp_path: Path
     assert outputs
     complaints = [o.text for o in outputs if o.get("name") == "stderr"]
     assert not complaints, "a saved notebook shows its reader what went to stderr"
-    assert any("image/png" in o.get("data", {}) for o in outputs), "a notebook without a figure"
+    figures = [o for o in outputs if "image/png" in o.get("data", {})]
+    assert figures, "a notebook without a figure"
+    assert all(o.metadata["image/png"].get("alt") for o in figures), "a figure without its words"
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)

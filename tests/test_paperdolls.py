@@ -15,6 +15,7 @@ from reid_core.data import DatasetError, paperdolls, read_regdb, read_sysu
 from reid_core.data.check import check
 from reid_core.data.paperdolls import draw_regdb, draw_sysu, real_inventory
 from reid_core.retrieval import evaluate
+from reid_core.retrieval.candidates import LABELS
 
 SYSU = {"train": 4, "val": 2, "test": 4, "images": 2, "height": 40, "width": 16}
 REGDB = {"train": 3, "test": 3, "images": 2, "height": 40, "width": 16}
@@ -68,7 +69,7 @@ def test_sysu_permutations_serve_the_official_gallery(tmp_path):
 
     table = read_sysu(tmp_path).query("split == 'test'")
     features = np.eye(11)[table.identity]
-    arrays = [table[c].to_numpy() for c in ("identity", "camera", "frame", "modality")]
+    arrays = [table[c].to_numpy() for c in LABELS]
     choice = {"protocol": "sysu", "mode": "all", "gallery": "official", "permutations": content}
     assert evaluate(features, *arrays, **choice).mean["rank1"] == 1
 

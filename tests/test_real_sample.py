@@ -14,10 +14,10 @@ from reid_core.data.images import decode, pack
 from reid_core.methods import build, configure
 from reid_core.paths import ROOT
 from reid_core.retrieval import evaluate, top_matches
+from reid_core.retrieval.candidates import LABELS
 from reid_core.retrieval.features import extract
+from reid_core.retrieval.lists import Lists
 from reid_core.train import fit
-
-LABELS = ("identity", "camera", "frame", "modality")
 
 
 @pytest.fixture
@@ -70,5 +70,6 @@ def test_real_infrared_queries_find_real_visible_pictures(real_sysu: Path, tmp_p
     assert not np.isin(labels[1][matches[from_room]], 2).any(), "camera 3 must not see camera 2"
     rows = np.unique(np.append(queries, matches[matches >= 0]))
     pictures = {int(r): decode(real_sysu / index["path"][r], 192, 80) for r in rows}
-    sheet = ranked.top_lists(pictures, queries, matches, labels[0], labels[1], "real SYSU-MM01")
+    lists = Lists("all", pictures, queries, matches, labels[0], labels[1])
+    sheet = ranked.top_lists(lists, "real SYSU-MM01")
     assert figures.save(sheet, tmp_path, "top10", vector=False).stat().st_size > 50_000

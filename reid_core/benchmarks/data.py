@@ -46,10 +46,7 @@ def pil_batch(paths: list[Path], height: int, width: int) -> torch.Tensor:
 def empty_set(path: Path, count: int, people: int, height: int, width: int) -> pd.DataFrame:
     """Index of ``count`` pictures that show nothing, packed into ``path``, where they take no room
     on the disk: reading them costs what reading pictures costs."""
-    with path.open("wb") as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": (count, height, width, 3)}
-        np.lib.format.write_array_header_1_0(file, header)
-        file.truncate(file.tell() + count * height * width * 3)
+    np.lib.format.open_memmap(path, "w+", np.uint8, (count, height, width, 3))
     number = np.arange(count)
     modality = np.where(number // people % 3 == 2, "infrared", "visible")
     return pd.DataFrame({"identity": number % people, "modality": modality})

@@ -28,6 +28,11 @@ class Batch:
     infrared: torch.Tensor  # (B, 3, H, W)
     identity: torch.Tensor  # (B,) int64, class numbers 0..n-1
 
+    @property
+    def images(self) -> dict[str, torch.Tensor]:
+        """By modality, the visible ones first."""
+        return {"visible": self.visible, "infrared": self.infrared}
+
 
 class CrossModalSampler:
     """Draws P identities and K pictures of each in both modalities.

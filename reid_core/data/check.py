@@ -204,6 +204,10 @@ def _undefined(image: Image.Image) -> str:
     return ""
 
 
+def _images(what: str, rows: str, modality: str, count: int) -> tuple[str, str, str, int]:
+    return f"images, {what}, {modality}", f"{rows} and modality == '{modality}'", "path", count
+
+
 _SYSU = _Dataset(
     scan=sysu.scan_sysu,
     folders=tuple(sysu.FOLDERS),
@@ -213,15 +217,10 @@ _SYSU = _Dataset(
         ("identities, val", "split == 'val'", "identity", 99),
         ("identities, train + val", "split in ('train', 'val')", "identity", 395),
         ("identities, test", "split == 'test'", "identity", 96),
-        *(
-            (f"images, {what}, {modality}", f"{rows} and modality == '{modality}'", "path", images)
-            for what, rows, modality, images in (
-                ("train + val", "split in ('train', 'val')", "visible", 22258),
-                ("train + val", "split in ('train', 'val')", "infrared", 11909),
-                ("test", "split == 'test'", "visible", 6775),
-                ("test", "split == 'test'", "infrared", 3803),
-            )
-        ),
+        _images("train + val", "split in ('train', 'val')", "visible", 22258),
+        _images("train + val", "split in ('train', 'val')", "infrared", 11909),
+        _images("test", "split == 'test'", "visible", 6775),
+        _images("test", "split == 'test'", "infrared", 3803),
         *(
             (f"images, test, cam{camera}", f"split == 'test' and camera == {camera}", "path", n)
             for camera, n in enumerate((1374, 1565, 1883, 1918, 1918, 1920), 1)
@@ -262,20 +261,10 @@ _LLCM = _Dataset(
     counts=[
         ("identities, train", "split == 'train'", "identity", 713),
         ("identities, test", "split == 'test'", "identity", 351),
-        *(
-            (
-                f"images, {split}, {modality}",
-                f"split == '{split}' and modality == '{modality}'",
-                "path",
-                images,
-            )
-            for split, modality, images in (
-                ("train", "visible", 16946),
-                ("train", "infrared", 13975),
-                ("test", "visible", 8680),
-                ("test", "infrared", 7166),
-            )
-        ),
+        _images("train", "split == 'train'", "visible", 16946),
+        _images("train", "split == 'train'", "infrared", 13975),
+        _images("test", "split == 'test'", "visible", 8680),
+        _images("test", "split == 'test'", "infrared", 7166),
         ("originals of test images (left out)", f"split == '{LEFT_OUT}'", "path", 15846),
     ],
 )

@@ -1,15 +1,4 @@
-"""The people, cameras and pictures of PaperDolls: layered, articulated paper dolls.
-
-A picture is drawn in two steps, and the modality gap lives in the second one only:
-
-1. *geometry*: the doll is painted part by part into a label map, one number per material;
-2. *appearance*: every material is looked up in a palette. ``visible`` gives it a colour,
-   ``infrared`` a near-infrared reflectance drawn independently of that colour (dyed cloth turns
-   bright, and two prints in five vanish; hair stays dark, skin is bright), ``thermal`` a
-   temperature.
-
-Lengths are fractions of a person's standing height; x grows to the right, y downwards.
-"""
+"""The people of PaperDolls: what they look like, and the materials that they are made of."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,5 @@
-"""Geometry of PaperDolls: a person painted part by part into a map of materials."""
+"""Geometry of PaperDolls: a person painted part by part into a map of materials. Lengths are
+fractions of a person's standing height; x grows to the right, y downwards."""
 
 import numpy as np
 from PIL import Image, ImageDraw

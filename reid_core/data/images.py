@@ -1,7 +1,6 @@
 """Pictures decoded once into one file of uint8 pixels, then read by row."""
 
 import hashlib
-import math
 import mmap
 import os
 from collections.abc import Iterable, Iterator
@@ -123,10 +122,19 @@ class PackedImages:
     """
 
     def __init__(self, path: Path):
-        with path.open("rb") as file:
-            self.shape, offset = _read_header(path, file)
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._pixels = np.frombuffer(self._map, np.uint8, offset=offset).reshape(self.shape)
+        again = "delete the file, the dataset is then packed again"
+        try:
+            pixels = np.lib.format.open_memmap(path, mode="r")
+        except ValueError as error:
+            message = f"{shown(path)}: not a packed dataset ({error}); {again}"
+            raise DatasetError(message) from None
+        expected, found = pixels.offset + pixels.nbytes, path.stat().st_size
+        if pixels.dtype != np.uint8 or not pixels.flags.c_contiguous or found != expected:
+            raise DatasetError(
+                f"{shown(path)}: found {found} bytes, expected {expected} of pixels "
+                f"{pixels.shape}; {again}"
+            )
+        self.shape, self._map, self._pixels = pixels.shape, pixels.base, np.asarray(pixels)
         self._touched = 0
 
     def __len__(self) -> int:
@@ -140,22 +148,6 @@ class PackedImages:
             self._map.madvise(mmap.MADV_DONTNEED)
             self._touched = 0
         return batch
-
-
-def _read_header(path: Path, file) -> tuple[tuple[int, ...], int]:
-    """The shape, and where the pixels begin."""
-    try:
-        np.lib.format.read_magic(file)
-        shape, fortran, kind = np.lib.format.read_array_header_1_0(file)
-    except ValueError as error:
-        raise DatasetError(f"{shown(path)}: not a packed dataset ({error}); delete it") from None
-    expected, found = file.tell() + math.prod(shape), path.stat().st_size
-    if fortran or kind != np.uint8 or found != expected:
-        raise DatasetError(
-            f"{shown(path)}: found {found} bytes, expected {expected} of pixels {shape}; delete "
-            "the file, the dataset is then packed again"
-        )
-    return shape, file.tell()
 
 
 def pack(index: pd.DataFrame, root: Path, height: int, width: int) -> PackedImages:

@@ -2,8 +2,19 @@
 
 Real visible-infrared datasets are released only on request. PaperDolls lets everything run
 without them: the readers, protocols and notebooks cannot tell it apart. It is a teaching set, and
-every figure drawn from it says so. Each picture has its own random generator, keyed by (seed,
-identity, camera, number), so neither the order of drawing nor the number of workers matters.
+every figure drawn from it says so.
+
+A picture is drawn in two steps, and the modality gap lives in the second one only:
+
+1. *geometry*: a layered, articulated doll is painted part by part into a label map, one number per
+   material;
+2. *appearance*: every material is looked up in a palette. ``visible`` gives it a colour,
+   ``infrared`` a near-infrared reflectance drawn independently of that colour (dyed cloth turns
+   bright, and two prints in five vanish; hair stays dark, skin is bright), ``thermal`` a
+   temperature.
+
+Each picture has its own random generator, keyed by (seed, identity, camera, number), so neither the
+order of drawing nor the number of workers matters.
 """
 
 import hashlib
@@ -21,6 +32,8 @@ from filelock import FileLock
 from reid_core.data.dolls import draw_person
 from reid_core.data.index import DatasetError
 from reid_core.data.inventory import Inventory, even_inventory, permutations, real_inventory
+from reid_core.data.regdb import FOLDERS as REGDB_FOLDERS
+from reid_core.data.regdb import TRIALS
 from reid_core.data.scenes import Camera, draw_camera, render
 from reid_core.data.sysu import CAMERAS as SYSU_CAMERAS
 from reid_core.paths import shown, write_atomically
@@ -67,8 +80,8 @@ def _sysu_path(identity: int, camera: int, n: int) -> str:
 
 
 def _regdb_path(identity: int, camera: int, n: int) -> str:
-    folder, letter = (("Visible", "v"), ("Thermal", "t"))[camera - 1]
-    return f"{folder}/{identity}/doll_{letter}_{n:05d}_{identity}.bmp"
+    folder = list(REGDB_FOLDERS)[camera - 1]
+    return f"{folder}/{identity}/doll_{folder[0].lower()}_{n:05d}_{identity}.bmp"
 
 
 def _run(
@@ -209,12 +222,13 @@ def draw_regdb(
     amounts = {i: dict.fromkeys(REGDB_CAMERAS, images) for i in range(1, train + test + 1)}
 
     def finish() -> None:
-        for trial in range(1, 11):
+        for trial in TRIALS:
             order = np.random.default_rng([seed, _PICTURES, trial]).permutation(train + test) + 1
             for split, ids in {"train": order[:train], "test": order[train:]}.items():
-                for camera, name in ((1, "visible"), (2, "thermal")):
+                for folder, (camera, _) in REGDB_FOLDERS.items():
                     lines = _regdb_lines(sorted(ids.tolist()), camera, images)
-                    write_atomically(root / "idx" / f"{split}_{name}_{trial}.txt", "".join(lines))
+                    path = root / "idx" / f"{split}_{folder.lower()}_{trial}.txt"
+                    write_atomically(path, "".join(lines))
 
     return _run(_Layout(REGDB_CAMERAS, _regdb_path), settings, root, amounts, workers, finish)
 

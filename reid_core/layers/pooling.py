@@ -1,4 +1,4 @@
-"""From a feature map to a vector."""
+"""From a feature map to a vector, and to one that a classifier sees."""
 
 import torch
 from torch import nn
@@ -12,15 +12,23 @@ class GeM(nn.Module):
     not defined, and on to the minimum, which is the same for all images.
     """
 
-    def __init__(self, p: float = 3.0, eps: float = 1e-6):
+    def __init__(self, p: float = 3.0):
         super().__init__()
         self.p = nn.Parameter(torch.tensor(float(p)))
-        self.eps = eps
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) to (B, C), in float32: powers are too coarse in bfloat16."""
         p = self.p.clamp(min=1)
-        return maps.float().clamp(min=self.eps).pow(p).mean(dim=(2, 3)).pow(1 / p)
+        return maps.float().clamp(min=1e-6).pow(p).mean(dim=(2, 3)).pow(1 / p)
+
+
+class BNNeck(nn.BatchNorm1d):
+    """Between the triplet loss, which sees features before it, and the classifier (Luo et al.,
+    CVPRW 2019). Its bias stays 0: cosine compares what is centred."""
+
+    def __init__(self, channels: int):
+        super().__init__(channels)
+        self.bias.requires_grad_(False)
 
 
 class GAP(nn.Module):

@@ -11,7 +11,8 @@ module in it; ``per_picture`` may name other costly parts that treat each row fo
 ``distributed.spread``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from types import ModuleType
 from typing import Any
@@ -21,6 +22,7 @@ from torch import nn
 from reid_core.config import ConfigError, RunConfig, read_profile, strictly
 from reid_core.data import DATASETS
 from reid_core.data.datasets import layout
+from reid_core.errors import ReidError
 from reid_core.methods import (
     baselines,
     crossvit_csa,
@@ -139,7 +141,16 @@ def build(run: RunConfig, identities: int) -> nn.Module:
     weights = getattr(config, "weights", "none")
     if weights not in ("imagenet", "none"):
         config = replace(config, weights=str(data_folder() / "weights" / weights))
-    try:
+    with errors_of(run):
         return module.Model(config, identities)
-    except ValueError as error:  # of a layer, which knows no run
+
+
+@contextmanager
+def errors_of(run: RunConfig) -> Iterator[None]:
+    """A layer knows no run: what it refuses with a ValueError is a ConfigError that names it."""
+    try:
+        yield
+    except ReidError:
+        raise
+    except ValueError as error:
         raise ConfigError(f"{run.method}/{run.variant}: {error}") from error

@@ -25,7 +25,7 @@ from torch import nn
 
 from reid_core.config import NotNegative, Positive, Weights
 from reid_core.data.batches import Batch
-from reid_core.layers.pooling import GAP, GeM
+from reid_core.layers.pooling import GAP, BNNeck, GeM
 from reid_core.layers.stripes import require_even
 from reid_core.layers.two_stream import MODALITIES, Backbone, NonLocalWidth, TwoStreamResNet
 from reid_core.losses.hetero_center import hetero_center_triplet
@@ -103,8 +103,7 @@ class GlobalHead(nn.Module):
         super().__init__()
         self.config = config
         self.pool = GeM() if config.pooling == "gem" else GAP()
-        self.neck = nn.BatchNorm1d(channels)
-        self.neck.bias.requires_grad_(False)  # features stay centred: cosine needs no offset
+        self.neck = BNNeck(channels)
         self.classifier = nn.Linear(channels, identities, bias=False)
         nn.init.normal_(self.classifier.weight, std=0.001)
 
@@ -145,11 +144,13 @@ class PartHead(nn.Module):
         for _ in range(config.parts):
             conv = nn.Linear(channels, config.part_channels)  # on one place, a 1×1 convolution
             nn.init.kaiming_normal_(conv.weight)
-            norm = nn.BatchNorm1d(config.part_channels)
             if config.part_neck:
-                norm.bias.requires_grad_(False)
-            self.reduce.append(conv if config.part_neck else nn.Sequential(conv, norm, nn.ReLU()))
-            self.necks.append(norm if config.part_neck else nn.Identity())
+                self.reduce.append(conv)
+                self.necks.append(BNNeck(config.part_channels))
+            else:
+                norm = nn.BatchNorm1d(config.part_channels)
+                self.reduce.append(nn.Sequential(conv, norm, nn.ReLU()))
+                self.necks.append(nn.Identity())
             self.classifiers.append(nn.Linear(config.part_channels, identities))
             nn.init.normal_(self.classifiers[-1].weight, std=0.001)
             nn.init.zeros_(self.classifiers[-1].bias)
@@ -211,5 +212,5 @@ class Model(nn.Module):
 
     def losses(self, batch: Batch, epoch: int) -> dict[str, torch.Tensor]:
         """Identity and triplet losses over both modalities, as the head has them."""
-        images = {"visible": batch.visible, "infrared": batch.infrared}
+        images = batch.images
         return self.head.losses(self.backbone(self.inputs(images)), batch.identity)

@@ -25,7 +25,7 @@ from reid_core.data.batches import Batch
 from reid_core.layers.attention import ChannelAttention, DualAttention, SpatialAttention
 from reid_core.layers.crossvit import CrossViT, Patches, Residual, to_map
 from reid_core.layers.crossvit_weights import Size
-from reid_core.layers.pooling import GAP
+from reid_core.layers.pooling import GAP, BNNeck
 from reid_core.layers.two_stream import MODALITIES, Backbone, TwoStreamResNet
 from reid_core.losses.center import CenterLoss
 from reid_core.losses.triplet import adaptive_weighted_triplet, batch_hard_triplet
@@ -200,9 +200,7 @@ class Model(nn.Module):
         width = sum(channels)
         self.neck, self.fused_neck = nn.Identity(), nn.Identity()
         if config.neck:  # averages vary less: with one neck they would enter its statistics
-            self.neck, self.fused_neck = nn.BatchNorm1d(width), nn.BatchNorm1d(width)
-            self.neck.bias.requires_grad_(False)  # features stay centred: cosine needs no offset
-            self.fused_neck.bias.requires_grad_(False)
+            self.neck, self.fused_neck = BNNeck(width), BNNeck(width)
         self.classifier = nn.Linear(width, identities)
         nn.init.normal_(self.classifier.weight, std=0.001)
         nn.init.zeros_(self.classifier.bias)
@@ -252,7 +250,7 @@ class Model(nn.Module):
         """Eq. 13 of both modalities' pictures, and of the fused maps where there are any, and
         Eq. 15 or what Table 4 puts in its place."""
         config, people = self.config, batch.identity
-        scales = self.scales({m: getattr(batch, m) for m in MODALITIES})
+        scales = self.scales(batch.images)
         f, identity = self.feature(scales), people.repeat(2)
         with torch.autocast(f.device.type, enabled=False):  # bfloat16 logits keep 2 or 3 digits
             terms = {"identity": self.smoothed(self.neck(f), identity)}

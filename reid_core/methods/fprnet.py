@@ -262,7 +262,7 @@ class Model(nn.Module):
         ``visible``, λ3·L_i as ``infrared``, L_c as ``bias``."""
         config, people = self.config, batch.identity
         self.restrain(epoch)
-        maps = self.maps({m: getattr(batch, m) for m in MODALITIES})
+        maps = self.maps(batch.images)
         pyramids = {m: pyramid(maps[m]) for m, pyramid in self.pyramids.items()}
         features = {f"{SIGNS[m]}{k}": p for m, found in pyramids.items() for k, p in found.items()}
         with torch.autocast(people.device.type, enabled=False):  # bfloat16 keeps 2 or 3 digits

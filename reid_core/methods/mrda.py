@@ -26,7 +26,7 @@ from reid_core.layers.attention import CBAM
 from reid_core.layers.dynamic_attention import DynamicAttention, Selection
 from reid_core.layers.mask import Bound, human_mask
 from reid_core.layers.part_attention import BAM, IWPAM
-from reid_core.layers.pooling import GAP, GeM
+from reid_core.layers.pooling import GAP, BNNeck, GeM
 from reid_core.layers.two_stream import MODALITIES, Backbone, TwoStreamResNet
 from reid_core.losses.consistency import Gram, correlation_consistency
 from reid_core.losses.hetero_center import Negatives, hetero_center_triplet
@@ -136,10 +136,7 @@ class Model(nn.Module):
         channels = self.backbone.channels
         self.attention = None if config.attention == "none" else make_attention(config, channels)
         self.gem, self.avg = GeM(), GAP()
-        self.neck = nn.Identity()
-        if config.neck:
-            self.neck = nn.BatchNorm1d(channels)
-            self.neck.bias.requires_grad_(False)  # features stay centred: cosine needs no offset
+        self.neck = BNNeck(channels) if config.neck else nn.Identity()
         self.classifier = nn.Linear(channels, identities)
 
     def stages(self, images: dict[str, torch.Tensor], background: int = 0) -> list[torch.Tensor]:
@@ -173,7 +170,7 @@ class Model(nn.Module):
 
     def images(self, batch: Batch) -> dict[str, dict[str, torch.Tensor]]:
         """``{modality: {region: (B, 3, H, W)}}`` of the regions that train."""
-        originals = {m: getattr(batch, m) for m in MODALITIES}
+        originals = batch.images
         if not self.config.mask:
             return {m: {"original": x} for m, x in originals.items()}
         used = REGIONS if self.config.region_push else REGIONS[:2]

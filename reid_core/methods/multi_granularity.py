@@ -147,7 +147,7 @@ class Model(nn.Module):
 
     def losses(self, batch: Batch, epoch: int) -> dict[str, torch.Tensor]:
         """Identity and triplet losses of the parts and of all parts together."""
-        images = {"visible": batch.visible, "infrared": batch.infrared}
+        images = batch.images
         return self.head.losses(self.backbone(images), batch.identity)
 
     def kept(self, images: torch.Tensor, modality: str) -> torch.Tensor:

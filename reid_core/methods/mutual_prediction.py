@@ -21,7 +21,7 @@ from torch import nn
 
 from reid_core.config import NotNegative, Positive, Weights
 from reid_core.data.batches import Batch
-from reid_core.layers.pooling import GAP
+from reid_core.layers.pooling import GAP, BNNeck
 from reid_core.layers.stripes import require_even
 from reid_core.layers.two_stream import MODALITIES, Backbone, TwoStreamResNet
 from reid_core.losses.mutual_prediction import identity_loss, mutual_prediction_loss
@@ -120,10 +120,7 @@ class Model(nn.Module):
         if config.fine_grained:
             self.stripes = FineGrained(channels, config.stripes, config.stripe_channels)
             width += config.stripes * config.stripe_channels
-        self.neck = nn.Identity()
-        if config.neck:
-            self.neck = nn.BatchNorm1d(width)
-            self.neck.bias.requires_grad_(False)  # features stay centred: cosine needs no offset
+        self.neck = BNNeck(width) if config.neck else nn.Identity()
         self.W_id = nn.Linear(width, identities)
         if config.mutual:
             inputs = width if config.classifier_input == "fine" else channels
@@ -142,7 +139,7 @@ class Model(nn.Module):
     def losses(self, batch: Batch, epoch: int) -> dict[str, torch.Tensor]:
         """The terms of Eq. 13 that train in ``epoch``, counted from 0: L_ID as ``identity``,
         L_tri as ``triplet``, α·L_v-t as ``specific``, β·L_t-v as ``mutual``."""
-        f = self.features({"visible": batch.visible, "infrared": batch.infrared})
+        f = self.features(batch.images)
         specific, mutual = phase(self.config, epoch)
         with torch.autocast(f.device.type, enabled=False):  # bfloat16 logits keep 2 or 3 digits
             f_m = dict(zip(MODALITIES, self.neck(f).chunk(2), strict=True))

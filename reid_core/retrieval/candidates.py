@@ -16,6 +16,7 @@ from reid_core.retrieval.galleries import (
 )
 from reid_core.retrieval.metrics import integers, real_matrix, unit_rows, vector
 
+LABELS = ("identity", "camera", "frame", "modality")  # of an index, in the order of arguments
 DIRECTIONS = ("visible-to-infrared", "infrared-to-visible")
 MODES = {"sysu": ("all", "indoor"), "regdb": DIRECTIONS, "llcm": DIRECTIONS}
 SYSU_GALLERY_CAMERAS = {"all": (1, 2, 4, 5), "indoor": (1, 2)}

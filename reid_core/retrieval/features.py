@@ -16,7 +16,7 @@ from reid_core.data.images import PackedImages
 from reid_core.data.index import DatasetError
 from reid_core.paths import atomic_file, shown
 from reid_core.precision import autocast
-from reid_core.retrieval.candidates import MODES
+from reid_core.retrieval.candidates import LABELS, MODES
 from reid_core.retrieval.protocols import evaluate
 from reid_core.retrieval.rerank import K1, K2, RERANKED, WEIGHT
 from reid_core.train import Trained
@@ -100,8 +100,7 @@ def evaluate_all(
     measures, as fractions, their spread over the trials (``rank1_std``, ``mAP_std``) and the curve
     ``cmc`` at ranks 1 to 20. A re-ranked one says so in its mode ("all, re-ranked"), which every
     table shows or selects by, and has in ``rerank`` with which parameters."""
-    columns = ("identity", "camera", "frame", "modality")
-    arrays = [index[column].to_numpy() for column in columns]
+    arrays = [index[column].to_numpy() for column in LABELS]
     rows = []
     for chosen in settings:
         result = evaluate(features, *arrays, **chosen)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from reid_core.data.images import decode
+from reid_core.retrieval.candidates import LABELS
 from reid_core.retrieval.features import evaluation_rows, kept_features, settings_of
 from reid_core.retrieval.protocols import top_matches
 from reid_core.train import Trained
@@ -22,11 +23,6 @@ class Lists(NamedTuple):
     identities: np.ndarray  # (N,)
     cameras: np.ndarray  # (N,)
 
-    @property
-    def parts(self) -> tuple:
-        """What ``ranked.top_lists`` takes."""
-        return self.pictures, self.queries, self.matches, self.identities, self.cameras
-
 
 def best_matches(trained: Trained, queries: int = 6, seed: int = 0, k: int = 10) -> Lists:
     """The ``k`` best matches of some ``queries`` of a measured run, in the first gallery of its
@@ -36,8 +32,7 @@ def best_matches(trained: Trained, queries: int = 6, seed: int = 0, k: int = 10)
     """
     index = evaluation_rows(trained)
     features = kept_features(trained)
-    columns = ("identity", "camera", "frame", "modality")
-    labels = [index[column].to_numpy() for column in columns]
+    labels = [index[column].to_numpy() for column in LABELS]
     settings = settings_of(trained.run.dataset, trained.root)[0]
     side = "visible" if settings["mode"].startswith("visible") else "infrared"
     rows = np.flatnonzero(labels[3] == side)

@@ -13,6 +13,7 @@ import torch
 
 CUTOFFS = (1, 5, 10, 20)
 METRICS = (*(f"rank{k}" for k in CUTOFFS), "mAP", "mINP")
+HEADLINE = ("rank1", "mAP", "mINP")  # the other ranks follow rank-1 and say little beside it
 CMC_COUNTS = ("identities", "images")
 
 # Entries of a query × gallery matrix worked on at a time: about 200 MB with all that is derived.
