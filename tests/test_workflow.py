@@ -23,13 +23,14 @@ from reid_core.methods import configure
 from reid_core.paths import ROOT
 
 RUNS = "runs/smoke/paperdolls-tiny/mrda"
+CORES = ("--cores", "2")
 
 
 @pytest.fixture
 def snakemake(tmp_path):
     """A command line on mrda's Figure 8, which stands on two runs, and where it leaves them."""
     command = [sys.executable, "-m", "snakemake", "-s", ROOT / "reid_core/workflow.smk"]
-    command += ["--keep-going", "--rerun-incomplete", "--rerun-triggers", "mtime", "--jobs", "2"]
+    command += ["--keep-going", "--rerun-incomplete", "--rerun-triggers", "mtime"]
     command += ["--config", "profile=smoke", "artefacts=mrda-F8"]
     log = tmp_path / "log"
 
@@ -83,24 +84,21 @@ def slurm(tmp_path, monkeypatch):
     (folder / "srun").write_text(srun)
     (folder / "srun").chmod(0o755)
     monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+    words = "--executor slurm --jobs 2 --slurm-no-account --slurm-status-command squeue"
+    words += " --slurm-init-seconds-before-status-checks 1 --seconds-between-status-checks 1"
     with (folder / "log").open("w") as log:
         daemons = [subprocess.Popen([d, "-D"], stderr=log) for d in ("slurmctld", "slurmd")]
-    deadline = time.monotonic() + 60
-    while "idle" not in _said("sinfo", "--noheader", "--format", "%T"):
-        assert time.monotonic() < deadline, (folder / "log").read_text()
-        time.sleep(0.2)
-    quick = (
-        "--slurm-init-seconds-before-status-checks",
-        "1",
-        "--seconds-between-status-checks",
-        "1",
-    )
-    alone = ("--slurm-no-account", "--slurm-status-command", "squeue")
-    yield ("--executor", "slurm", *alone, *quick)
-    _cancel_jobs()
-    for daemon in daemons:
-        daemon.terminate()
-        daemon.wait()
+    try:
+        deadline = time.monotonic() + 60
+        while "idle" not in _said("sinfo", "--noheader", "--format", "%T"):
+            assert time.monotonic() < deadline, (folder / "log").read_text()
+            time.sleep(0.2)
+        yield words.split()
+        _cancel_jobs()
+    finally:
+        for daemon in daemons:
+            daemon.terminate()
+            daemon.wait()
 
 
 def _said(*command: str) -> str:
@@ -117,7 +115,7 @@ def _cancel_jobs() -> None:
 @pytest.mark.parametrize("where", ["cores", pytest.param("slurm", marks=pytest.mark.slow)])
 def test_killed_beside_a_failing_run_and_resumed(snakemake, where, request):
     start, runs, log = snakemake
-    words = request.getfixturevalue("slurm") if where == "slurm" else ()
+    words = request.getfixturevalue("slurm") if where == "slurm" else CORES
     good, bad = runs / "baseline/seed0", runs / "mrm-dam/seed0"
     bad.mkdir(parents=True)
     (bad / "checkpoint.pt").write_text("no checkpoint")
@@ -129,7 +127,7 @@ def test_killed_beside_a_failing_run_and_resumed(snakemake, where, request):
     workflow.wait()
     if where == "slurm":
         _cancel_jobs()
-    assert not (good / "metrics.json").exists(), "it was killed in the middle"
+        assert not (good / "metrics.json").exists(), "it was killed in the middle"
     assert start(*words, "--unlock").wait() == 0, log.read_text()
     deadline = time.monotonic() + 60  # the killed run's kernel may outlive it for a moment
     while start(*words).wait() == 0 or not (good / "metrics.json").exists():
@@ -145,14 +143,14 @@ def test_killed_beside_a_failing_run_and_resumed(snakemake, where, request):
 def test_what_the_workflow_cannot_mean_is_refused(snakemake):
     """A misspelt word would plan all 117 runs, and Snakemake knows a finished run by its file."""
     start, runs, log = snakemake
-    assert start("artefact=mrda-F8").wait() != 0
+    assert start("artefact=mrda-F8", *CORES).wait() != 0
     assert "--config: found ['artefact'], expected some of" in log.read_text()
     other = configure("mrda", "baseline", "smoke", {"lr": 0.5}, dataset="paperdolls-tiny")
     (runs / "baseline/seed0").mkdir(parents=True)
     (runs / "baseline/seed0/metrics.json").write_text(
         json.dumps({"config": other.to_dict(), "data": ""})
     )
-    assert start().wait() != 0
+    assert start(*CORES).wait() != 0
     assert "lr is 0.5 there" in log.read_text()
 
 
