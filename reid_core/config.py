@@ -84,8 +84,12 @@ class RunConfig:
     nesterov: bool = True
     weight_decay: NotNegative = 5e-4
     warmup: NotNegative = 10  # epochs of linear growth
-    milestones: tuple[NotNegative, ...] = (20, 50)  # epochs at which lr is multiplied by gamma
+    # then "steps": lr is multiplied by gamma at every milestone, an epoch; or "cosine": it falls
+    # to 0 along half a cosine, and milestones and gamma do nothing
+    schedule: Literal["steps", "cosine"] = "steps"
+    milestones: tuple[NotNegative, ...] = (20, 50)
     gamma: NotNegative = 0.1
+    clip: NotNegative = 0.0  # longest gradient of all parameters together; 0 clips nothing
     # "bf16" is bfloat16 where the device computes in it, else float32 too; see precision.py
     precision: Literal["bf16", "fp32"] = "bf16"
     rerank: bool = False  # measure every protocol with re-ranking too, see retrieval/rerank.py

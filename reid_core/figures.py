@@ -16,12 +16,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from reid_core.health import NO_TERMS
 from reid_core.paths import atomic_file
 
 RIGHT, WRONG, NEUTRAL = "#009E73", "#D55E00", "#000000"
 LINES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 STYLES = ("-", "--", "-.", ":")
-_MEASURED = ("rank1", "mAP")  # columns of a history that are no losses
+_MEASURED = ("rank1", "mAP")
 
 
 def save(figure: Figure, folder: Path, name: str, *, vector: bool = True) -> Path:
@@ -87,22 +88,37 @@ def cmc_curves(curves: Mapping[str, Sequence[float]], title: str) -> Figure:
     return figure
 
 
-def training_curves(histories: Mapping[str, pd.DataFrame], title: str) -> Figure:
-    """Every loss term against the epoch, one panel a term, one line a run."""
-    hidden = {"epoch", "lr", "seconds", *_MEASURED}
-    terms = list(dict.fromkeys(c for h in histories.values() for c in h if c not in hidden))
-    terms.sort(key=lambda term: term == "total")  # last, whatever term enters later
+def training_curves(
+    histories: Mapping[str, pd.DataFrame],
+    title: str,
+    trivial: Mapping[str, Mapping[str, float]] | None = None,
+) -> Figure:
+    """Every loss term against the epoch, one panel a term, one line a run, then the spread of the
+    features (1 − cosine, mean over pairs of images).
+
+    ``trivial`` ({run: {term: value}}, a model's ``trivial``) draws, dashed, what a term is for
+    features that carry nothing: a curve that stays there has learned nothing.
+    """
+    columns = list(dict.fromkeys(c for history in histories.values() for c in history))
+    panels = [c for c in columns if c not in NO_TERMS]
+    panels += [c for c in ("total", "spread") if c in columns]
     epochs = max(history["epoch"].max() for history in histories.values())
-    figure = Figure(figsize=(2.9 * len(terms) + 0.6, 3.2), layout="constrained")
+    figure = Figure(figsize=(2.9 * len(panels) + 0.6, 3.2), layout="constrained")
     figure.suptitle(title, fontsize=11)
-    for axis, term in zip(figure.subplots(1, len(terms), squeeze=False)[0], terms, strict=True):
-        for number, (name, history) in enumerate(histories.items()):
-            if term in history:
-                _line(axis, number, history["epoch"], history[term], name)
-        axis.set(xlabel="epoch", ylabel=f"mean {term} loss", ylim=(0, None))
-        axis.set(xlim=(0.5, epochs + 0.5))
+    for axis, name in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for number, (run, history) in enumerate(histories.items()):
+            if name in history:
+                _line(axis, number, history["epoch"], history[name], run)
+        for value in sorted({known[name] for known in (trivial or {}).values() if name in known}):
+            axis.axhline(value, color="0.35", linestyle=(0, (4, 3)), linewidth=1, label="trivial")
+        label = "spread of features" if name == "spread" else f"mean {name} loss"
+        axis.set(xlabel="epoch", ylabel=label, ylim=(0, None), xlim=(0.5, epochs + 0.5))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _legend(axis)
+    handles = {}
+    for axis in figure.axes:
+        lines, names = axis.get_legend_handles_labels()
+        handles |= dict(zip(names, lines, strict=True))
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=4, fontsize=8)
     return figure
 
 

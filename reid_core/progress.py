@@ -47,7 +47,7 @@ class Progress:
 
     def epoch_done(self, row: dict[str, Any]) -> None:
         """``row`` is the epoch's in the history."""
-        hidden = ("epoch", "lr", "seconds")
+        hidden = ("epoch", "lr", "visits", "seconds")
         terms = "  ".join(f"{k} {v:.3f}" for k, v in row.items() if k not in hidden)
         print(
             f"epoch {row['epoch']:>3}/{self.epochs}  lr {row['lr']:.3g}  {terms}  "

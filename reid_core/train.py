@@ -1,5 +1,6 @@
 """``fit(run)``: trains a run's model, exactly resumable, knowing no method."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -12,7 +13,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import nn
 
-from reid_core import checkpoint, distributed, records, superres
+from reid_core import checkpoint, distributed, health, records, superres
 from reid_core.config import RunConfig
 from reid_core.data.augment import Augment
 from reid_core.data.batches import Batch, CrossModalSampler, training_batches
@@ -20,6 +21,7 @@ from reid_core.data.datasets import obtain, read
 from reid_core.data.images import PackedImages, digest, fingerprint, pack
 from reid_core.data.index import DatasetError
 from reid_core.errors import ReidError
+from reid_core.layers.pooling import at_least_float32
 from reid_core.methods import build, errors_of
 from reid_core.paths import shown, write_atomically
 from reid_core.precision import autocast, computes_bfloat16, device_named
@@ -37,8 +39,9 @@ class Trained:
 
     run: RunConfig
     model: nn.Module  # in evaluation mode
-    history: pd.DataFrame  # a row an epoch: epoch, last lr, mean of each term, total, seconds of
-    # training, and what ``fit``'s ``after_epoch`` measured
+    history: pd.DataFrame  # a row an epoch: epoch, last lr, mean of each term, total, spread of the
+    # features, visits (batches in which a person was until then), seconds of training, and what
+    # ``fit``'s ``after_epoch`` measured
     index: pd.DataFrame
     pixels: PackedImages
     device: torch.device
@@ -47,9 +50,13 @@ class Trained:
 
 
 def learning_rate(run: RunConfig, epoch: float) -> float:
-    """Learning rate ``epoch`` epochs after the start: linear warm-up, then steps."""
+    """Learning rate ``epoch`` epochs after the start: linear warm-up, then ``run.schedule``."""
     if epoch < run.warmup:
         return run.lr * epoch / run.warmup
+    if run.schedule == "cosine":
+        return (
+            run.lr * (1 + math.cos(math.pi * (epoch - run.warmup) / (run.epochs - run.warmup))) / 2
+        )
     return run.lr * run.gamma ** sum(epoch >= milestone for milestone in run.milestones)
 
 
@@ -161,7 +168,9 @@ def fit(
             with errors_of(run), distributed.spread(model):  # a batch tells a layer its sizes
                 row = _train_epoch(run, model, optimizer, batches, epoch, sampler.steps, progress)
             _require_finite(model, epoch)
-            history.append(row | {"seconds": round(time.perf_counter() - started, 2)})
+            visits = (epoch + 1) * sampler.steps * run.identities / len(sampler.classes)
+            seconds = round(time.perf_counter() - started, 2)
+            history.append(row | {"visits": round(visits, 2), "seconds": seconds})
             if after_epoch is not None:
                 history[-1] |= after_epoch(so_far())
             if distributed.rank() == 0:
@@ -169,6 +178,9 @@ def fit(
             if whole:
                 start.keep(len(history))
             progress.epoch_done(history[-1])
+            if epoch + 1 == run.epochs:
+                for sentence in health.report(pd.DataFrame(history), model.trivial)["ill"]:
+                    print(f"health: {sentence}", flush=True)
         trained = so_far()
         if distributed.rank() == 0:
             write_atomically(folder / "history.csv", trained.history.to_csv(index=False))
@@ -197,7 +209,9 @@ def _train_epoch(
         for name, term in terms.items():
             sums[name] = sums.get(name, 0) + term.detach().double()
         progress.step_done(epoch, step, sums["total"] / (step + 1))
-    return {"epoch": epoch + 1, "lr": rate} | {k: (v / steps).item() for k, v in sums.items()}
+    means = {name: (value / steps).item() for name, value in sums.items()}
+    spread = health.spread(model, batch, run.precision)
+    return {"epoch": epoch + 1, "lr": rate, **means, "spread": spread}
 
 
 def train_step(
@@ -218,12 +232,14 @@ def train_step(
     """
     with autocast(batch.identity.device, run.precision):
         terms = model.losses(batch, epoch)
-    total = torch.stack([term.float() for term in terms.values()]).sum()
+    total = torch.stack([at_least_float32(term) for term in terms.values()]).sum()
     if not torch.isfinite(total):
         _stop(terms, epoch, step)
     optimizer.zero_grad(set_to_none=True)
     total.backward()
     distributed.average_gradients(model)
+    if run.clip:
+        nn.utils.clip_grad_norm_(model.parameters(), run.clip)
     optimizer.step()
     return terms | {"total": total}
 

@@ -59,6 +59,20 @@ def test_training_curves_have_a_panel_for_each_term_of_any_run() -> None:
     assert [len(axis.lines) for axis in figure.axes] == [2, 1]
 
 
+def test_training_curves_draw_the_trivial_value_and_the_spread() -> None:
+    """A dashed line in the panel of the term that has one, once where two runs share it."""
+    history = pd.DataFrame(
+        {"epoch": [1, 2], "identity": [2.0, 1.0], "total": [2.0, 1.0], "spread": 0.5, "visits": 3.0}
+    )
+    trivial = {"a": {"identity": 2.5}, "b": {"identity": 2.5}}
+    figure = figures.training_curves({"a": history, "b": history}, "title", trivial)
+    identity, total, spread = figure.axes
+    assert [line.get_ydata()[0] for line in identity.lines] == [2.0, 2.0, 2.5]
+    assert (len(total.lines), len(spread.lines)) == (2, 2)
+    assert spread.get_ylabel() == "spread of features"
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["a", "b", "trivial"]
+
+
 def test_training_curves_leave_measures_out() -> None:
     history = pd.DataFrame({"epoch": [1, 2], "total": [2.0, 1.0], "rank1": 0.1, "mAP": 0.2})
     figure = figures.training_curves({"a": history}, "title")

@@ -17,7 +17,7 @@ ORDER = [
     ("layers",),
     ("losses",),
     ("methods",),
-    ("progress", "checkpoint"),
+    ("progress", "checkpoint", "health"),
     ("superres", "shared_start"),
     ("train",),
     ("retrieval",),

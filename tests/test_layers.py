@@ -239,31 +239,18 @@ def test_gem_by_hand():
     assert GeM(p=200)(maps / 4).item() == pytest.approx(1, abs=0.01)
 
 
-def test_gem_learns_its_exponent_and_stands_zeros():
+def test_gem_has_the_gradient_of_its_definition_and_stands_zeros():
     torch.manual_seed(0)
-    pool, maps = GeM(), torch.rand(2, 3, 4, 2, requires_grad=True)
-    found = torch.autograd.grad(pool(maps).sum(), (maps, pool.p))
-    step = 1e-6  # a difference quotient in float64, of the definition
-
-    def value(x, p):
-        return (x.double() ** p).mean(dim=(2, 3)).pow(1 / p).sum()
-
-    with torch.no_grad():
-        by_p = (value(maps, 3 + step) - value(maps, 3 - step)) / (2 * step)
-        one = torch.zeros_like(maps, dtype=torch.float64)
-        one[1, 2, 3, 1] = step
-        by_map = (value(maps + one, 3) - value(maps - one, 3)) / (2 * step)
-    assert found[1].item() == pytest.approx(by_p.item(), rel=1e-4)
-    assert found[0][1, 2, 3, 1].item() == pytest.approx(by_map.item(), rel=1e-4)
+    maps = torch.rand(2, 3, 4, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(GeM(), maps)
     dead = torch.zeros(1, 2, 4, 2, requires_grad=True)
     GeM()(dead).sum().backward()
     assert torch.isfinite(dead.grad).all()
 
 
-def test_gem_stays_between_average_and_maximum():
-    maps = torch.rand(2, 3, 4, 2)
-    for p in (0.9, 0.0, -4.0):
-        torch.testing.assert_close(GeM(p)(maps), GAP()(maps))
+def test_the_exponent_of_gem_cannot_die():
+    """A learned one fell below 1 in the warm-up of a training, and stayed there: an average."""
+    assert not list(GeM().parameters()) and GeM().p == 3
 
 
 @pytest.mark.parametrize("pool", [GAP(), GeM()])
@@ -273,3 +260,5 @@ def test_pooling_is_float32_under_autocast(pool):
         found = pool(maps)
     assert found.dtype == torch.float32 and found.shape == (2, 3)
     torch.testing.assert_close(found, pool(maps.float()))
+    exact = torch.rand(2, 3, 4, 2, dtype=torch.float64)
+    assert pool(exact).dtype == torch.float64  # to be compared with a reference

@@ -1,19 +1,29 @@
 """The triplet losses against naive references, worked examples, gradients and invariances."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 
+from reid_core.losses.hetero_center import hetero_center_triplet
+from reid_core.losses.metric import Metric, metric_loss, trivial_value
 from reid_core.losses.triplet import (
     adaptive_weighted_triplet,
     batch_hard_triplet,
     pairwise_distance,
+    soft_batch_hard_triplet,
     weighted_regularised_triplet,
 )
 
-LOSSES = [batch_hard_triplet, weighted_regularised_triplet, adaptive_weighted_triplet]
-EQUAL = dict(zip(LOSSES, (0.3, math.log(2), 1.0), strict=True))  # of features that are all alike
+# the value of each for features that are all alike
+EQUAL = {
+    batch_hard_triplet: 0.3,
+    soft_batch_hard_triplet: math.log(2),
+    weighted_regularised_triplet: math.log(2),
+    adaptive_weighted_triplet: 1.0,
+}
+LOSSES = list(EQUAL)
 
 
 @pytest.fixture
@@ -44,6 +54,48 @@ def test_batch_hard_equals_a_double_loop(batch):
         total += max(0.0, 0.3 + max(positives) - min(negatives))
     found = batch_hard_triplet(features, identity, margin=0.3)
     assert found.item() == pytest.approx(total / len(identity), rel=1e-12)
+
+
+def test_soft_batch_hard_equals_a_double_loop(batch):
+    features, identity = batch
+    total = 0.0
+    for anchor in range(len(identity)):
+        positives, negatives = naive_distances(features, identity, anchor)
+        total += math.log(1 + math.exp(max(positives) - min(negatives)))
+    found = soft_batch_hard_triplet(features, identity)
+    assert found.item() == pytest.approx(total / len(identity), rel=1e-12)
+
+
+@pytest.mark.parametrize("metric", get_args(Metric))
+def test_every_metric_loss_by_name(metric):
+    """Of features that are one point each has its trivial value; and each is the function that its
+    name says, of rows in which every person stands in both modalities."""
+    torch.manual_seed(0)
+    identity, features = torch.tensor([2, 2, 5, 5]), torch.randn(8, 6, dtype=torch.float64)
+    alike = torch.ones(8, 6, dtype=torch.float64)
+    found = metric_loss(metric, alike, identity, 0.3).item()
+    assert found == pytest.approx(trivial_value(metric, 0.3), abs=1e-12)
+    both, unit = identity.repeat(2), features / features.norm(dim=1, keepdim=True)
+    expected = {
+        "batch_hard": batch_hard_triplet(features, both, 0.7),
+        "batch_hard_unit": batch_hard_triplet(unit, both, 0.7),
+        "batch_hard_soft": soft_batch_hard_triplet(features, both),
+        "weighted_regularised": weighted_regularised_triplet(features, both),
+        "hetero_center": hetero_center_triplet(features[:4], features[4:], identity, 0.7),
+    }[metric]
+    assert torch.equal(metric_loss(metric, features, identity, 0.7), expected)
+
+
+def test_shrinking_lowers_the_hinge_but_not_the_unit_form():
+    """What crippled every batch-hard training here: hard triplets whose features only shrink."""
+    torch.manual_seed(0)
+    identity, features = torch.tensor([0, 0, 1, 1]), torch.randn(8, 16, dtype=torch.float64)
+    literal, unit = (
+        [metric_loss(name, scale * features, identity, 0.3).item() for scale in (1, 0.1, 0.001)]
+        for name in ("batch_hard", "batch_hard_unit")
+    )
+    assert literal[0] > literal[1] > literal[2] == pytest.approx(0.3, abs=0.01)
+    assert unit == pytest.approx([unit[0]] * 3, rel=1e-9)
 
 
 def test_weighted_regularised_equals_a_double_loop(batch):

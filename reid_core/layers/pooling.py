@@ -4,22 +4,32 @@ import torch
 from torch import nn
 
 
+def at_least_float32(x: torch.Tensor) -> torch.Tensor:
+    """Half precision raised to float32, which sums, powers and losses need; float32 and float64
+    stay as they are, so that a model can be compared with a reference in float64."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class GeM(nn.Module):
     """Generalised mean over space (Radenović et al., TPAMI 2019; Eq. 17, mrda):
-    ``f_c = (mean_x f_c(x)^p)^(1/p)``, p learned. p = 1 is the average, p → ∞ the maximum.
+    ``f_c = (mean_x f_c(x)^p)^(1/p)``. p = 1 is the average, p → ∞ the maximum.
 
-    p stays at 1 or above: left free, a high learning rate takes it through 0, where the root is
-    not defined, and on to the minimum, which is the same for all images.
+    p is a fixed number, as in the released code of AGW and of the hetero-centre triplet loss.
+    Radenović et al. learn it. A high learning rate and weight decay then take a learned p below 1
+    within the warm-up, and from there it does not return: the pooling is a plain average.
     """
 
     def __init__(self, p: float = 3.0):
         super().__init__()
-        self.p = nn.Parameter(torch.tensor(float(p)))
+        self.p = p
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        """(B, C, H, W) to (B, C), in float32: powers are too coarse in bfloat16."""
-        p = self.p.clamp(min=1)
-        return maps.float().clamp(min=1e-6).pow(p).mean(dim=(2, 3)).pow(1 / p)
+        """(B, C, H, W) to (B, C), at least float32: powers are too coarse in bfloat16."""
+        powers = at_least_float32(maps).clamp(min=1e-6).pow(self.p)
+        return powers.mean(dim=(2, 3)).pow(1 / self.p)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p:g}"
 
 
 class BNNeck(nn.BatchNorm1d):
@@ -35,5 +45,5 @@ class GAP(nn.Module):
     """Global average pooling."""
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        """(B, C, H, W) to (B, C), in float32."""
-        return maps.float().mean(dim=(2, 3))
+        """(B, C, H, W) to (B, C), at least float32."""
+        return at_least_float32(maps).mean(dim=(2, 3))

@@ -41,11 +41,28 @@ def batch_hard_triplet(
     ValueError
         An anchor has no positive or no negative.
     """
+    return F.relu(_hardest_gap(features, identity) + margin).mean()
+
+
+def soft_batch_hard_triplet(features: torch.Tensor, identity: torch.Tensor) -> torch.Tensor:
+    """The soft-margin form of the batch-hard triplet loss (Hermans et al., 2017):
+    ``mean_a log(1 + exp(max_p d(a, p) − min_n d(a, n)))``.
+
+    The hinge is content when all features are one point: it is then its margin, and its gradient
+    shrinks the features of hard triplets. This form is ln 2 there, and it keeps pushing triplets
+    apart that the hinge would leave alone. ``features``, ``identity`` and errors as for
+    `batch_hard_triplet`.
+    """
+    return F.softplus(_hardest_gap(features, identity)).mean()
+
+
+def _hardest_gap(features: torch.Tensor, identity: torch.Tensor) -> torch.Tensor:
+    """``max_p d(a, p) − min_n d(a, n)`` of every anchor a, (n,)."""
     distance = pairwise_distance(features, features)
     positive, negative = _pairs(identity)
     hardest_positive = distance.masked_fill(~positive, -torch.inf).amax(1)
     hardest_negative = distance.masked_fill(~negative, torch.inf).amin(1)
-    return F.relu(margin + hardest_positive - hardest_negative).mean()
+    return hardest_positive - hardest_negative
 
 
 def weighted_regularised_triplet(features: torch.Tensor, identity: torch.Tensor) -> torch.Tensor:

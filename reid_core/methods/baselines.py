@@ -6,7 +6,7 @@
 - *zero-padding* (Wu et al., ICCV 2017): one network whose input has a channel for each modality;
   an image fills its own channel, in gray, and leaves the other one zero.
 - *AGW* (Ye et al., TPAMI 2021): the two-stream network with non-local blocks, GeM pooling and the
-  weighted regularised triplet loss. Their release fixes GeM's exponent at 3, here it is learned.
+  weighted regularised triplet loss. GeM's exponent is 3 and fixed, as in their release.
 - *PCB* (Sun et al., ECCV 2018, in the two-stream form of Liu et al., IEEE Trans. Multimedia 2021):
   a feature and a classifier for each of six horizontal parts, hetero-centre triplet loss.
 
@@ -15,6 +15,7 @@ A model is a backbone with a head. ``GlobalHead`` pools and ends in a BNNeck (Lu
 and the retrieval see it after. ``PartHead`` does so for stripes, in PCB's way.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -28,13 +29,11 @@ from reid_core.data.batches import Batch
 from reid_core.layers.pooling import GAP, BNNeck, GeM
 from reid_core.layers.stripes import require_even
 from reid_core.layers.two_stream import MODALITIES, Backbone, NonLocalWidth, TwoStreamResNet
-from reid_core.losses.hetero_center import hetero_center_triplet
-from reid_core.losses.triplet import batch_hard_triplet, weighted_regularised_triplet
+from reid_core.losses.metric import Metric, metric_loss, trivial_value
 
 # RunConfig's defaults are AGW's recipe, and here that of every baseline: PCB too trains 80 epochs
 # on 8 × 4, not its authors' 61 on 6 × 8 (SYSU-MM01). Its parts' weight there is theirs.
 RECIPE: dict = {"sysu": {"part_metric": 1.0}}
-Metric = Literal["batch_hard", "weighted_regularised", "hetero_center"]
 
 
 @dataclass(frozen=True)
@@ -49,8 +48,9 @@ class Config:
     non_local: NonLocalWidth = "none"  # AGW's blocks: half of the channels inside, or, as first
     # released, one
     pooling: Literal["gap", "gem"] = "gap"
+    gem_p: Annotated[float, Field(ge=1, le=100)] = 3.0  # exponent of "gem"
     metric: Metric = "batch_hard"
-    margin: NotNegative = 0.3  # of "batch_hard" and "hetero_center"; the third has none
+    margin: NotNegative = 0.3  # of the metrics that have one
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     head: Literal["global", "parts"] = "global"
     parts: Positive = 6  # PCB's stripes
@@ -68,18 +68,6 @@ VARIANTS: dict[str, dict] = {
     "agw": {"metric": "weighted_regularised", "pooling": "gem", "non_local": "half"},
     "pcb": {"metric": "hetero_center", "pooling": "gem", "share_from": 2, "head": "parts"},
 }
-
-
-def metric_loss(
-    metric: Metric, features: torch.Tensor, identity: torch.Tensor, margin: float
-) -> torch.Tensor:
-    """A triplet loss of ``features`` (2n, D) float32: n visible ones, then n infrared ones, both of
-    ``identity`` (n,)."""
-    if metric == "hetero_center":
-        return hetero_center_triplet(*features.chunk(2), identity, margin)
-    if metric == "batch_hard":
-        return batch_hard_triplet(features, identity.repeat(2), margin)
-    return weighted_regularised_triplet(features, identity.repeat(2))
 
 
 class ZeroPadding(nn.Module):
@@ -102,10 +90,14 @@ class GlobalHead(nn.Module):
     def __init__(self, config: Config, channels: int, identities: int):
         super().__init__()
         self.config = config
-        self.pool = GeM() if config.pooling == "gem" else GAP()
+        self.pool = GeM(config.gem_p) if config.pooling == "gem" else GAP()
         self.neck = BNNeck(channels)
         self.classifier = nn.Linear(channels, identities, bias=False)
         nn.init.normal_(self.classifier.weight, std=0.001)
+        self.trivial = {
+            "identity": math.log(identities),
+            "triplet": trivial_value(config.metric, config.margin),
+        }
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) to retrieval features (B, C), behind the neck."""
@@ -130,14 +122,14 @@ class PartHead(nn.Module):
     retrieval feature. With ``part_neck`` the normalisation comes after the triplet loss, as in
     `GlobalHead`, and there is no ReLU.
 
-    ``config`` has this file's ``pooling``, ``metric``, ``margin``, ``label_smoothing`` and part
-    settings.
+    ``config`` has this file's ``pooling``, ``gem_p``, ``metric``, ``margin``, ``label_smoothing``
+    and part settings.
     """
 
     def __init__(self, config: Config, channels: int, identities: int):
         super().__init__()
         self.config = config
-        self.pool = GeM() if config.pooling == "gem" else GAP()
+        self.pool = GeM(config.gem_p) if config.pooling == "gem" else GAP()
         self.reduce = nn.ModuleList()
         self.necks = nn.ModuleList()
         self.classifiers = nn.ModuleList()
@@ -154,9 +146,15 @@ class PartHead(nn.Module):
             self.classifiers.append(nn.Linear(config.part_channels, identities))
             nn.init.normal_(self.classifiers[-1].weight, std=0.001)
             nn.init.zeros_(self.classifiers[-1].bias)
+        triplet = trivial_value(config.metric, config.margin)
+        self.trivial = {
+            "identity": config.parts * math.log(identities),
+            "triplet": triplet,
+            "part_triplet": config.part_metric * config.parts * triplet,
+        }
 
     def features(self, maps: torch.Tensor) -> list[torch.Tensor]:
-        """(B, C, H, W) to the parts' features, each (B, part_channels) float32, before the necks.
+        """(B, C, H, W) to the parts' features, each (B, part_channels), before the necks.
 
         Raises
         ------
@@ -205,6 +203,7 @@ class Model(nn.Module):
         )
         head = PartHead if config.head == "parts" else GlobalHead
         self.head = head(config, self.backbone.channels, identities)
+        self.trivial = self.head.trivial
 
     def embed(self, images: torch.Tensor, modality: str) -> torch.Tensor:
         """(B, 3, H, W) of one modality to retrieval features (B, D)."""

@@ -9,7 +9,7 @@ import torch
 from scipy.io import loadmat
 from torch import nn
 
-from reid_core import records
+from reid_core import health, records
 from reid_core.data.augment import normalise
 from reid_core.data.datasets import layout
 from reid_core.data.images import PackedImages
@@ -141,7 +141,8 @@ def measure(trained: Trained) -> dict[str, Any]:
             "dataset right and start once more."
         ) from error
     seconds = round(float(trained.history["seconds"].sum()), 1)
-    return records.finish(trained.run, results, train_seconds=seconds)
+    ill = health.report(trained.history, trained.model.trivial)
+    return records.finish(trained.run, results, train_seconds=seconds, health=ill)
 
 
 def accuracy(trained: Trained) -> dict[str, float]:
