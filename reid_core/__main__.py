@@ -147,7 +147,13 @@ def _add_reproduce(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--dataset", action="append", help="instead of PaperDolls; may repeat")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="of the one dataset")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="K", help="[0]")
-    parser.add_argument("--trials", type=int, nargs="+", default=[1], help="of RegDB's ten [1]")
+    parser.add_argument(
+        "--trials",
+        type=int,
+        nargs="+",
+        default=[],
+        help="of RegDB's ten [all ten where its papers report their mean; of drawn people 1]",
+    )
     parser.add_argument(
         "--jobs", type=_positive, metavar="N", help="runs at a time [one a core; on a GPU 1]"
     )

@@ -17,6 +17,7 @@ from reid_core.config import ConfigError, RunConfig, profile_datasets
 from reid_core.data.datasets import layout, locate, obtain, read
 from reid_core.data.images import fingerprint
 from reid_core.data.index import DatasetError
+from reid_core.data.regdb import TRIALS
 from reid_core.drawings import Artefact, Place
 from reid_core.methods import configure
 from reid_core.notebooks import NotebookError, check, execute, notebook_of
@@ -84,11 +85,13 @@ def plan(
     place: Place,
     *,
     seeds: Iterable[int] = (0,),
-    trials: Iterable[int] = (1,),
+    trials: Sequence[int] = (),
 ) -> list[Job]:
     """The distinct runs of ``wanted``, seed by seed, in their order.
 
-    A dataset in RegDB's layout is trained once for each of ``trials``, a model each.
+    A dataset in RegDB's layout is trained once for each of ``trials``, a model each. Without
+    ``trials`` an artefact has the one that its paper measures, or else all ten on RegDB itself,
+    whose papers report their mean, and the first on drawn people.
 
     Raises
     ------
@@ -107,17 +110,29 @@ def plan(
 
 
 def _distinct(
-    wanted: Iterable[Artefact], place: Place, seeds: Iterable[int], trials: Iterable[int]
+    wanted: Iterable[Artefact], place: Place, seeds: Iterable[int], trials: Sequence[int]
 ) -> list[Job]:
     jobs: dict[str, Job] = {}
+    wanted = list(wanted)
     for seed in seeds:
-        for name, kind in dict.fromkeys(run for a in wanted for run in a.runs):
-            dataset = place.dataset(kind)
-            for trial in trials if kind == "regdb" else (1,):
-                if dataset:
-                    job = _job(name, place.profile, dataset, seed, trial, place.data)
-                    jobs[job.name] = job
+        for artefact in wanted:
+            for name, kind in artefact.runs:
+                if dataset := place.dataset(kind):
+                    for trial in trials_of(artefact, dataset, trials):
+                        job = _job(name, place.profile, dataset, seed, trial, place.data)
+                        jobs.setdefault(job.name, job)
     return list(jobs.values())
+
+
+def trials_of(artefact: Artefact, dataset: str, asked: Sequence[int] = ()) -> Sequence[int]:
+    """The trials of ``dataset`` that ``artefact`` is trained on; see `plan`."""
+    if not dataset.endswith("regdb"):
+        return (1,)
+    if asked:
+        return asked
+    if artefact.trial:
+        return (artefact.trial,)
+    return TRIALS if dataset == "regdb" else (1,)
 
 
 def job_of(name: str, data: str = "") -> Job:
@@ -257,7 +272,7 @@ def overview(
     workers: int,
     *,
     seeds: Sequence[int] = (0,),
-    trials: Sequence[int] = (1,),
+    trials: Sequence[int] = (),
 ) -> str:
     """A line for each artefact: how many runs it stands on, and how many of them are finished on
     this machine; then how many distinct runs that makes, and about how long the missing ones take,

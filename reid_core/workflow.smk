@@ -63,7 +63,7 @@ jobs = reproduce.plan(
     reproduce.chosen(words("artefacts")),
     place,
     seeds=[int(seed) for seed in words("seeds", "0")],
-    trials=[int(trial) for trial in words("trials", "1")],
+    trials=[int(trial) for trial in words("trials", "")],
 )
 for job in jobs:  # a metrics.json of other settings would pass for theirs
     job.finished()

@@ -52,6 +52,21 @@ def test_regdb_trains_a_model_a_trial():
     assert [job.parameters["trial"] for job in jobs] == [1, 2] * 3
 
 
+def test_real_regdb_takes_all_ten_trials_where_its_paper_reports_their_mean():
+    """mrda-T5 is a mean of ten models, mutual_prediction's T4 is one trial; drawn people have one
+    in both, and who asks for some gets these."""
+    real, drawn = Place("paper", "sysu", "regdb"), PLACE
+    mean, single = artefacts()["mrda-T5"], artefacts()["mutual_prediction-T4"]
+
+    def trials(artefact, place, **asked):
+        jobs = reproduce.plan([artefact], place, **asked)
+        return sorted({job.run.trial for job in jobs if job.run.dataset.endswith("regdb")})
+
+    assert trials(mean, real) == list(range(1, 11))
+    assert trials(single, real) == [1] == trials(mean, drawn)
+    assert trials(mean, real, trials=(2, 3)) == [2, 3] == trials(single, real, trials=(2, 3))
+
+
 def test_a_model_of_another_trial_is_refused(results, monkeypatch):
     """Its people are others: half of the test identities of one trial train in the next."""
     first, second = reproduce.plan([artefacts()["mrda-T5"]], PLACE, trials=(1, 2))[-2:]

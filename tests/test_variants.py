@@ -1,0 +1,52 @@
+"""Every variant of every method trains: each parameter by its gradient, each term below what it is
+for features that carry nothing."""
+
+import pytest
+import torch
+
+from reid_core.health import LEARNED
+from reid_core.methods import METHODS, build, configure
+from reid_core.train import make_optimizer, train_step
+
+EVERY = [(method, variant) for method, module in METHODS.items() for variant in module.VARIANTS]
+EPOCHS, STEPS = 4, 8  # smoke's phases take one epoch each, of at most four kinds
+# Variants that show a dead end on purpose: what they leave untrained, and why.
+DEAD_ENDS: dict[str, set[str]] = {}
+
+
+@pytest.mark.parametrize("method, variant", EVERY)
+def test_every_parameter_learns_and_no_term_stays_trivial(method, variant, batch):
+    """On one batch, at smoke's size. A parameter counts once it had a gradient and has moved."""
+    run = configure(method, variant, "smoke", {"warmup": 0, "lr": RATES.get(method, 0.02)})
+    torch.manual_seed(0)
+    model = build(run, 4)
+    before = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+    optimizer = make_optimizer(run, model)
+    pulled: set[str] = set()
+    for epoch in range(EPOCHS):
+        for step in range(STEPS):
+            model.train()
+            terms = train_step(run, model, optimizer, batch, epoch, step)
+            pulled |= {
+                n
+                for n, p in model.named_parameters()
+                if p.grad is not None and p.grad.abs().sum() > 0
+            }
+    after = dict(model.named_parameters())
+    moved = {n for n in before if not torch.equal(before[n], after[n])}
+    still = before.keys() - (pulled & moved)
+    assert not {name for name in still if not _spared(method, variant, name)}
+    trivial = {name: value for name, value in model.trivial.items() if name in terms}
+    dead = {
+        name: (terms[name].item(), value)
+        for name, value in trivial.items()
+        if terms[name] > LEARNED * value
+    }
+    assert "identity" not in dead and "joint" not in dead, dead
+
+
+RATES = {"crossvit_csa": 0.001}
+
+
+def _spared(method: str, variant: str, name: str) -> bool:
+    return any(name.startswith(start) for start in DEAD_ENDS.get(f"{method}/{variant}", ()))
