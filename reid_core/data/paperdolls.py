@@ -11,7 +11,8 @@ A picture is drawn in two steps, and the modality gap lives in the second one on
 2. *appearance*: every material is looked up in a palette. ``visible`` gives it a colour,
    ``infrared`` a near-infrared reflectance drawn independently of that colour (dyed cloth turns
    bright, and two prints in five vanish; hair stays dark, skin is bright), ``thermal`` a
-   temperature.
+   temperature. Infrared images are blurred more than visible ones, as real ones have less fine
+   detail, and thermal ones most.
 
 Each picture has its own random generator, keyed by (seed, identity, camera, number), so neither the
 order of drawing nor the number of workers matters.
@@ -39,7 +40,7 @@ from reid_core.data.sysu import CAMERAS as SYSU_CAMERAS
 from reid_core.paths import shown, write_atomically
 
 SYSU_MOST = 9999  # people, and pictures of one under a camera
-DRAWING = 1  # raised whenever the same seed would give other pictures
+DRAWING = 2  # raised whenever the same seed would give other pictures
 STARTED = "paperdolls-unfinished.json"  # the settings of a set; written before its first picture
 MARKER = "paperdolls.json"  # what the former is renamed to after the last one
 REGDB_CAMERAS = {1: ("visible", "indoor"), 2: ("thermal", "indoor")}

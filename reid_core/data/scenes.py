@@ -8,6 +8,12 @@ from PIL import Image, ImageDraw, ImageFilter
 from reid_core.data.dolls import Person, cloth
 from reid_core.data.drawing import SUPERSAMPLE, draw_labels
 
+# ``Camera.blur``. Visible and infrared are fitted to 60 real crops of SYSU-MM01, resized to 96 × 48:
+# the Laplacian of the luminance, divided by the contrast, is 0.48 and 0.34 there, and 0.49 and 0.35
+# in drawn images. Indoors and outdoors hardly differ. Thermal is not measured. Its sensors resolve
+# less than near-infrared ones.
+BLUR = {"visible": 0.0053, "infrared": 0.0067, "thermal": 0.0103}
+
 
 @dataclass(frozen=True)
 class Camera:
@@ -17,7 +23,7 @@ class Camera:
     modality: str  # "visible", "infrared" or "thermal"
     gain: float
     balance: np.ndarray  # (3,) white balance; ones where there is no colour
-    blur: float  # standard deviation in pixels of the finished picture
+    blur: float  # standard deviation, as a share of the image's height
     noise: float  # standard deviation, 0..1
     exposure: float  # spread of the gain from picture to picture
     clutter: float  # probability that something stands in front of the person
@@ -68,8 +74,8 @@ def draw_camera(
         # the outdoor lamp over-exposes, as the real cam6 does
         gain=rng.uniform(0.85, 1.05) if colour else (1.12 if outdoor else 1.0),
         balance=rng.uniform(0.90, 1.10, 3).astype(np.float32) if colour else np.ones(3, np.float32),
-        # outdoors people are farther away, the sun comes and goes, and things stand in front
-        blur=(1.1 if outdoor else 0.4) if colour else 0.6,
+        blur=BLUR[modality],
+        # outdoors the sun comes and goes, and things stand in front
         noise=0.02 if outdoor else 0.015,
         exposure=(0.35 if colour else 0.15) if outdoor else 0.06,
         clutter=(0.25 if colour else 0.08) if outdoor else 0.0,
@@ -99,4 +105,4 @@ def render(
         picture[height - depth :] = rng.uniform(0.1, 0.6)
     picture += np.float32(camera.noise) * rng.standard_normal(picture.shape, np.float32)
     image = Image.fromarray((255 * np.clip(picture, 0, 1)).astype(np.uint8))
-    return image.filter(ImageFilter.GaussianBlur(camera.blur)).convert("RGB")
+    return image.filter(ImageFilter.GaussianBlur(camera.blur * height)).convert("RGB")
