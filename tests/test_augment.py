@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from reid_core.data.augment import Augment, denormalise, normalise
+from reid_core.data.augment import Augment, _TrivialAugment, denormalise, normalise
 
 HEIGHT, WIDTH = 20, 12
 
@@ -130,8 +130,9 @@ def test_trivial_augment_is_decided_per_image():
 
 
 def test_trivial_augment_is_torchvisions_wide_one():
-    """Picture by picture, from a seed that the generator gives after crops and flips."""
-    images, chance = noise(12), random(3)
+    """Image by image, from a seed that the generator gives after crops and flips; of images 144
+    pixels wide, the shifts too."""
+    images, chance = noise(60, height=16, width=144), random(3)
     found = plain(trivial=True)(images, "visible", random(3))
     plain()(images, "visible", chance)
     with torch.random.fork_rng(devices=[]):
@@ -139,6 +140,28 @@ def test_trivial_augment_is_torchvisions_wide_one():
         transform = v2.TrivialAugmentWide()
         changed = [transform(picture.permute(2, 0, 1)).permute(1, 2, 0) for picture in images]
     assert found.equal(normalise(torch.stack(changed)))
+
+
+@pytest.mark.parametrize("height, width", [(96, 48), (288, 144)])
+@pytest.mark.parametrize("name", ["TranslateX", "TranslateY"])
+def test_shifts_are_in_proportion_to_the_width(name, height, width, monkeypatch):
+    """Of a white image, the black rows or columns that a shift leaves: up to two ninths of the
+    width, in 31 steps of either sign, cut to whole pixels."""
+    shifts = {name: _TrivialAugment._AUGMENTATION_SPACE[name]}
+    monkeypatch.setattr(_TrivialAugment, "_AUGMENTATION_SPACE", shifts)
+    white = torch.full((400, height, width, 3), 255, dtype=torch.uint8)
+    out = denormalise(plain(trivial=True)(white, "visible", random()))[..., 0] == 0
+    empty = out.all(dim=1 if name == "TranslateX" else 2)  # (n, columns or rows)
+    found = set(empty.sum(1).tolist())
+    assert found == {int(shift) for shift in torch.linspace(0, 2 / 9 * width, 31)}
+    begins, ends = empty[:, 0].float().mean(), empty[:, -1].float().mean()
+    assert 0.35 < begins < 0.6 and 0.35 < ends < 0.6
+
+
+def test_all_but_the_shifts_is_torchvisions():
+    theirs, ours = (t._AUGMENTATION_SPACE for t in (v2.TrivialAugmentWide, _TrivialAugment))
+    assert list(ours) == list(theirs), "one after the other, as the random numbers count them"
+    assert {name for name in ours if ours[name] != theirs[name]} == {"TranslateX", "TranslateY"}
 
 
 @pytest.mark.parametrize("name", ["flip", "grayscale", "erase"])

@@ -11,6 +11,7 @@ from torch import nn
 from reid_core.layers.crossvit import CrossViT, MultiScaleEncoder, attend, to_map
 from reid_core.layers.crossvit_weights import PUBLISHED, Size, resize_positions
 
+EMBEDDINGS = ["linear", "dagger", "stem"]
 TINY = Size(patches=(4, 8), widths=(6, 8), depths=(1, 2), encoders=2, heads=2, mlp_ratio=2)
 
 
@@ -23,7 +24,7 @@ def timm_model(size: Size = TINY, **settings) -> nn.Module:
         depth=[[*size.depths, 0]] * size.encoders,
         num_heads=[size.heads] * 2,
         mlp_ratio=[size.mlp_ratio] * 2,
-        multi_conv=size.dagger,
+        multi_conv=size.embedding == "dagger",
         num_classes=5,
         **settings,
     )
@@ -160,13 +161,14 @@ def test_places_of_a_map_are_places_of_the_picture():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("embedding", ["dagger", "stem"])
 @pytest.mark.parametrize("patch", [8, 12, 16])
-def test_dagger_embeds_every_patch_and_its_neighbourhood(patch):
-    """As many tokens as without it; pixels move their own patch's token, and none farther than two
-    patches away."""
+def test_convolutions_embed_every_patch_and_its_neighbourhood(patch, embedding):
+    """As many tokens as of linear patches; pixels move their own patch's token, and none farther
+    than two patches away."""
     torch.manual_seed(0)
-    size = TINY._replace(patches=(patch, patch), widths=(32, 32), dagger=True)
-    model = CrossViT((7 * patch, 7 * patch), size)
+    size = TINY._replace(patches=(patch, patch), widths=(32, 32), embedding=embedding)
+    model = CrossViT((7 * patch, 7 * patch), size).eval()
     black, spot = torch.zeros(2, 1, 3, 7 * patch, 7 * patch)
     middle = slice(3 * patch, 4 * patch)
     spot[:, :, middle, middle] = 1
@@ -176,10 +178,39 @@ def test_dagger_embeds_every_patch_and_its_neighbourhood(patch):
     assert not changed.any()
 
 
-@pytest.mark.parametrize("dagger", [False, True])
-def test_every_weight_learns(dagger):
+@pytest.mark.parametrize("embedding", EMBEDDINGS)
+def test_tokens_tell_images_apart_from_the_start(embedding):
+    """A new network's numbers are about 1 in a patch token, a fifth of that in its position; and
+    its class tokens, of deviation 1, differ between images, where position embeddings of 0.5
+    beside tokens of 0.09 once left 0.14."""
     torch.manual_seed(0)
-    model = varied(CrossViT((16, 16), TINY._replace(patches=(8, 16), dagger=dagger))).train()
+    coarse = torch.randn(64, 3, 6, 3)
+    images = F.interpolate(coarse, size=(96, 48), mode="bicubic")
+    images = (images - images.mean()) / images.std()
+    size = Size((8, 12), widths=(96, 192), depths=(1, 2), encoders=1, heads=3, embedding=embedding)
+    model = CrossViT((96, 48), size)
+    with torch.no_grad():
+        for layer, cls, pos in zip(model.patch, model.x_cls, model.E_pos, strict=True):
+            assert 0.5 < layer(images).std() < 1.3
+            assert 0.15 < pos.std() < 0.25 and 0.15 < cls.std() < 0.25
+        for z in model(images):
+            assert z[:, 0].std(0).mean() > 0.4
+
+
+def test_stem_normalises_after_each_convolution():
+    model = CrossViT((16, 16), TINY._replace(patches=(8, 16), embedding="stem"))
+    kinds = [nn.Conv2d, nn.BatchNorm2d, nn.ReLU] * 3
+    for layer in model.patch:
+        assert [type(part) for part in layer] == kinds[:-1]
+        assert all(norm.num_features == conv.out_channels for conv, norm in
+                   zip(layer[::3], layer[1::3], strict=True))  # fmt: skip
+
+
+@pytest.mark.parametrize("embedding", EMBEDDINGS)
+def test_every_weight_learns(embedding):
+    torch.manual_seed(0)
+    model = CrossViT((16, 16), TINY._replace(patches=(8, 16), embedding=embedding))
+    varied(model).train()
     sum((z * torch.randn_like(z)).sum() for z in model(torch.randn(2, 3, 16, 16))).backward()
     assert all(p.grad is not None and p.grad.any() for p in model.parameters())
 
@@ -195,6 +226,34 @@ def test_softmax_is_float32():
     weights = scores.exp() / scores.exp().sum(-1, keepdim=True)
     expected = torch.einsum("bhmn,bhnc->bmhc", weights, v.double()).flatten(2).float()
     torch.testing.assert_close(attend(q, k, v), expected, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_stochastic_depth_is_timms(tmp_path):
+    """In training, of the same random numbers: none in the first block, most in the last."""
+    reference = timm_model(img_size=(32, 16), drop_path_rate=0.6).train()
+    torch.save(reference.state_dict(), tmp_path / "timm.pth")
+    model = CrossViT((32, 16), TINY, str(tmp_path / "timm.pth"), drop_path=0.6).train()
+    images = torch.randn(8, 3, 32, 16)
+    torch.manual_seed(3)
+    expected = reference.forward_features(images)
+    torch.manual_seed(3)
+    found = model(images)
+    for ours, theirs, kept in zip(found, expected, model.eval()(images), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+        assert not torch.allclose(ours, kept, atol=1e-2), "evaluation drops nothing"
+
+
+@torch.no_grad()
+def test_float64_stays():
+    """And float32 is close to it."""
+    torch.manual_seed(0)
+    model = CrossViT((16, 16), TINY._replace(patches=(8, 16), embedding="stem")).eval()
+    images = torch.randn(2, 3, 16, 16)
+    rough = model(images)
+    for z, expected in zip(rough, model.double()(images.double()), strict=True):
+        assert expected.dtype == torch.float64
+        torch.testing.assert_close(z, expected.float(), rtol=0, atol=1e-4)
 
 
 @torch.no_grad()
@@ -287,7 +346,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     [
         (((16, 10), TINY), "patches: found 4 pixels for pictures of 16 × 10, expected a divisor"),
         (((20, 8), TINY), "patches: found 8 pixels for pictures of 20 × 8, expected a divisor"),
-        (((16, 8), TINY._replace(dagger=True)), "patches: found 4 pixels with dagger, expected of"),
+        (((16, 8), TINY._replace(embedding="stem")), "found 4 pixels with embedding 'stem', expected"),
         (((16, 8), TINY._replace(heads=4)), r"heads: found 4 for widths \(6, 8\), expected a div"),
         (((16, 8), TINY, "imagenet"), r"found 'imagenet' for Size\(patches=\(4, 8\).*crossvit_15"),
         (

@@ -54,7 +54,7 @@ def luma(images: torch.Tensor) -> torch.Tensor:
 @dataclass(frozen=True)
 class Augment:
     """Random crop (after padding with black), flip, grayscale, TrivialAugment (Müller & Hutter,
-    ICCV 2021) and, after normalisation, erasing (Zhong et al., AAAI 2020).
+    ICCV 2021; its shift in proportion to the width) and, after normalisation, erasing (Zhong et al., AAAI 2020).
 
     Random numbers are drawn on the CPU from the generator that is passed, so a seed means the same
     augmentation on every device. What is done picture by picture is done on the CPU, all else where
@@ -132,10 +132,20 @@ def _inside(offset: int, size: int) -> slice:
     return slice(max(0, offset), max(0, size + min(0, offset)))
 
 
+class _TrivialAugment(v2.TrivialAugmentWide):
+    """torchvision's, which shifts an image by up to 32 pixels, whatever its size. That is meant for
+    images 144 pixels wide here, as in crossvit_csa; of narrower ones it is the same share."""
+
+    _AUGMENTATION_SPACE = v2.TrivialAugmentWide._AUGMENTATION_SPACE | dict.fromkeys(
+        ("TranslateX", "TranslateY"),
+        (lambda bins, height, width: torch.linspace(0.0, 32 * width / 144, bins), True),
+    )
+
+
 def _trivial_augment(images: torch.Tensor, random: torch.Generator) -> torch.Tensor:
     """torchvision decides once per call, so it is called per image; and it draws from the global
     generator, which is lent this one's numbers meanwhile."""
-    transform = v2.TrivialAugmentWide()
+    transform = _TrivialAugment()
     with torch.random.fork_rng(devices=[]):
         # not torch.manual_seed, which would seed the CUDA generators too
         torch.default_generator.manual_seed(int(torch.randint(2**31, (), generator=random)))

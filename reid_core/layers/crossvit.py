@@ -7,17 +7,20 @@ the class token of each looks at the other's patches. Tokens are (B, 1 + n, D): 
 then the patches, row by row.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import nn
+from torchvision.ops import StochasticDepth
 
-from reid_core.layers.crossvit_weights import Grid, Size, load_pretrained
+from reid_core.layers.crossvit_weights import Embedding, Grid, Size, load_pretrained
+from reid_core.layers.pooling import at_least_float32
 
 FINE, COARSE = 0, 1  # the place of each branch in every pair below
 Residual = Literal["class", "encoder"]
 Patches = Literal["own", "other"]
-_DAGGER_STRIDES = {8: (2, 1), 12: (3, 1), 16: (2, 2)}  # by patch size
+_STRIDES = {8: (2, 1), 12: (3, 1), 16: (2, 2)}  # of the second and third convolution, by patch size
 
 
 def layer_norm(width: int) -> nn.LayerNorm:
@@ -25,9 +28,9 @@ def layer_norm(width: int) -> nn.LayerNorm:
 
 
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """``softmax(q kᵀ / √(e/h)) v`` (Eq. 6), softmax in float32: q (B, h, m, e/h), k and v
+    """``softmax(q kᵀ / √(e/h)) v`` (Eq. 6), softmax at least in float32: q (B, h, m, e/h), k and v
     (B, h, n, e/h) to (B, m, e)."""
-    weights = (q @ k.mT / q.shape[-1] ** 0.5).float().softmax(-1)
+    weights = at_least_float32(q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)
     return (weights.to(v.dtype) @ v).transpose(1, 2).flatten(2)
 
 
@@ -47,19 +50,21 @@ class MSA(nn.Module):
 
 
 class Block(nn.Module):
-    """A transformer block (Eq. 2, 3): ``z' = MSA(LN(z)) + z``, ``MLP(LN(z')) + z'``."""
+    """A transformer block (Eq. 2, 3): ``z' = MSA(LN(z)) + z``, ``MLP(LN(z')) + z'``. In training
+    each sum leaves its first part out for an image with probability ``drop``."""
 
-    def __init__(self, width: int, heads: int, mlp_ratio: int):
+    def __init__(self, width: int, heads: int, mlp_ratio: int, drop: float = 0.0):
         super().__init__()
         hidden = mlp_ratio * width
         self.ln1, self.ln2 = layer_norm(width), layer_norm(width)
         self.msa = MSA(width, heads)
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+        self.drop = StochasticDepth(drop, "row")
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """(B, n, D) to the same shape."""
-        z = self.msa(self.ln1(z)) + z
-        return self.mlp(self.ln2(z)) + z
+        z = self.drop(self.msa(self.ln1(z))) + z
+        return self.drop(self.mlp(self.ln2(z))) + z
 
 
 class CrossA(nn.Module):
@@ -92,15 +97,26 @@ class MultiScaleEncoder(nn.Module):
 
     ``residual`` is the multi-scale residual connection: "class" is Eq. 7's, from the projected
     class token across the attention; "encoder" adds one from an encoder's input to its output.
+
+    ``drops`` are the rates of stochastic depth, one for each block of the deeper branch: a block
+    of either branch has its number's, the sum of Eq. 7 the last one.
     """
 
-    def __init__(self, size: Size, patches: Patches = "own", residual: Residual = "class"):
+    def __init__(
+        self,
+        size: Size,
+        patches: Patches = "own",
+        residual: Residual = "class",
+        drops: Sequence[float] | None = None,
+    ):
         super().__init__()
         self.patches, self.residual = patches, residual
+        drops = [0.0] * max(size.depths) if drops is None else drops
         self.vit = nn.ModuleList(
-            nn.Sequential(*(Block(width, size.heads, size.mlp_ratio) for _ in range(depth)))
+            nn.Sequential(*(Block(width, size.heads, size.mlp_ratio, r) for r in drops[:depth]))
             for width, depth in zip(size.widths, size.depths, strict=True)
         )
+        self.drop = StochasticDepth(drops[-1], "row")
 
         def projection(width: int, to: int) -> nn.Module:
             return nn.Sequential(layer_norm(width), nn.GELU(), nn.Linear(width, to))
@@ -118,7 +134,7 @@ class MultiScaleEncoder(nn.Module):
         for own, other in ((FINE, COARSE), (COARSE, FINE)):
             I_cls, I_patch = self.P[own](inner[own][:, :1]), inner[other][:, 1:]
             z_own = torch.cat([I_cls, I_patch], dim=1)  # Eq. 5
-            z_cls = I_cls + self.cross[own](z_own)  # Eq. 7
+            z_cls = I_cls + self.drop(self.cross[own](z_own))  # Eq. 7
             if self.patches == "other":
                 out.append(self.BP[own](torch.cat([z_cls, I_patch], dim=1)))  # Eq. 8 as printed
             else:
@@ -128,18 +144,43 @@ class MultiScaleEncoder(nn.Module):
         return out
 
 
-def three_convolutions(patch: int, width: int) -> nn.Sequential:
-    """CrossViT†'s embedding of patches: (B, 3, H, W) to (B, ``width``, H / patch, W / patch), each
-    token with a look beyond its patch's edges. Its authors have patches of 12 and 16 pixels; 8 is
-    made alike."""
-    second, third = _DAGGER_STRIDES[patch]  # 4 comes before them
-    return nn.Sequential(
+def convolutions(patch: int, width: int, normalise: bool) -> nn.Sequential:
+    """Three convolutions in place of a linear map of each patch: (B, 3, H, W) to (B, ``width``,
+    H / patch, W / patch), each token with a look beyond its patch's edges. They are CrossViT†'s
+    ("dagger"), whose authors have patches of 12 and 16 pixels; 8 is made alike. With batch
+    normalisation after each ("stem") a transformer learns sooner from nothing (Xiao et al.,
+    NeurIPS 2021, have it between theirs)."""
+    second, third = _STRIDES[patch]  # 4 comes before them
+    layers = [
         nn.Conv2d(3, width // 4, 7, stride=4, padding=3),
         nn.ReLU(),
         nn.Conv2d(width // 4, width // 2, 3, stride=second, padding=0 if second == 3 else 1),
         nn.ReLU(),
         nn.Conv2d(width // 2, width, 3, stride=third, padding=1),
-    )
+    ]
+    if normalise:
+        for place in (5, 3, 1):  # behind each convolution, from the last one on
+            layers.insert(place, nn.BatchNorm2d(layers[place - 1].out_channels))
+    return nn.Sequential(*layers)
+
+
+def embedding(kind: Embedding, patch: int, width: int) -> nn.Module:
+    """x_patch of Eq. 1: (B, 3, H, W) to (B, ``width``, H / patch, W / patch). Initialised so that
+    the numbers of a token are about as large as those of a normalised image, 1, whatever its
+    ``kind``: position embeddings are added to them."""
+    if kind == "linear":
+        layer = nn.Conv2d(3, width, patch, stride=patch)
+    else:
+        layer = convolutions(patch, width, normalise=kind == "stem")
+    convs = [m for m in layer.modules() if isinstance(m, nn.Conv2d)]
+    for conv in convs:  # with torch's own start each would make them smaller by √3 or more
+        last = conv is convs[-1]
+        nn.init.kaiming_normal_(conv.weight, nonlinearity="linear" if last else "relu")
+        nn.init.zeros_(conv.bias)
+        if conv is not convs[0]:  # behind a ReLU all is above 0: filters of mean 0 leave out what
+            with torch.no_grad():  # is then the same in all images
+                conv.weight -= conv.weight.mean((1, 2, 3), keepdim=True)
+    return layer
 
 
 class CrossViT(nn.Module):
@@ -156,11 +197,14 @@ class CrossViT(nn.Module):
         branch C, whose patch size does not divide 240; here both branches see the same pixels.
     patches, residual
         See `MultiScaleEncoder`.
+    drop_path : float
+        Rate of stochastic depth (Huang et al., ECCV 2016) in the last block; it grows linearly
+        from 0 in the first one.
 
     Raises
     ------
     ValueError
-        A patch size does not divide the picture or has no dagger, heads do not divide a width,
+        A patch size does not divide the picture or has no convolutions, heads do not divide a width,
         ``patches`` and ``residual`` exclude each other, or the weights cannot be had or do not fit.
     """
 
@@ -171,13 +215,14 @@ class CrossViT(nn.Module):
         weights: str = "none",
         patches: Patches = "own",
         residual: Residual = "class",
+        drop_path: float = 0.0,
     ):
         super().__init__()
         _check(image, size, patches, residual)
         self.image, self.size = image, size
         self.grids: list[Grid] = [(image[0] // p, image[1] // p) for p in size.patches]
         self.patch = nn.ModuleList(
-            three_convolutions(p, width) if size.dagger else nn.Conv2d(3, width, p, stride=p)
+            embedding(size.embedding, p, width)
             for p, width in zip(size.patches, size.widths, strict=True)
         )
         self.x_cls = nn.ParameterList(torch.zeros(1, 1, width) for width in size.widths)
@@ -185,8 +230,10 @@ class CrossViT(nn.Module):
             torch.zeros(1, 1 + rows * columns, width)
             for (rows, columns), width in zip(self.grids, size.widths, strict=True)
         )
+        deepest = max(size.depths)
+        drops = torch.linspace(0, drop_path, size.encoders * deepest).split(deepest)
         self.encoders = nn.ModuleList(
-            MultiScaleEncoder(size, patches, residual) for _ in range(size.encoders)
+            MultiScaleEncoder(size, patches, residual, rates.tolist()) for rates in drops
         )
         self.norm = nn.ModuleList(layer_norm(width) for width in size.widths)
         if patches == "other" and size.encoders % 2:
@@ -197,10 +244,10 @@ class CrossViT(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)  # as the first ViT
                 nn.init.zeros_(module.bias)
-        # The usual 0.02 fits wide networks and a month of training: beside patches of about 0.5 it
-        # hardly tells one place from another
+        # A fifth of what a patch brings (see `embedding`). The usual 0.02 fits a long training: at
+        # first it hardly tells one place from another
         for tokens in (*self.x_cls, *self.E_pos):
-            nn.init.trunc_normal_(tokens, std=0.5)
+            nn.init.trunc_normal_(tokens, std=0.2)
         if weights != "none":
             load_pretrained(self, size, self.grids, weights)
 
@@ -238,9 +285,10 @@ def _check(image: tuple[int, int], size: Size, patches: Patches, residual: Resid
                 f"patches: found {p} pixels for pictures of {image[0]} × {image[1]}, expected a "
                 "divisor of both."
             )
-        if size.dagger and p not in _DAGGER_STRIDES:
+        if size.embedding != "linear" and p not in _STRIDES:
             raise ValueError(
-                f"patches: found {p} pixels with dagger, expected of {[*_DAGGER_STRIDES]}."
+                f"patches: found {p} pixels with embedding '{size.embedding}', expected of "
+                f"{[*_STRIDES]}."
             )
     if any(width % size.heads for width in size.widths):
         raise ValueError(

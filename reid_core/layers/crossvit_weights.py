@@ -3,7 +3,7 @@ widths."""
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,8 @@ from torch import nn
 from reid_core.layers.two_stream import read_state
 
 Grid = tuple[int, int]  # rows and columns
+# How a patch becomes a token: "linear" is Eq. 1's; for the others see `crossvit.convolutions`
+Embedding = Literal["linear", "dagger", "stem"]
 
 
 class Size(NamedTuple):
@@ -23,7 +25,7 @@ class Size(NamedTuple):
     encoders: int = 3  # L
     heads: int = 6
     mlp_ratio: int = 3
-    dagger: bool = False  # its authors' CrossViT†: patches embedded by three convolutions
+    embedding: Embedding = "linear"  # "dagger" is its authors' CrossViT†
 
 
 # With ImageNet weights by their authors, who also have a base of 105 million weights. Defaults of
@@ -34,9 +36,9 @@ PUBLISHED = {
     "crossvit_9": Size(widths=(128, 256), depths=(1, 3), heads=4),
     "crossvit_15": Size(),
     "crossvit_18": Size(widths=(224, 448), depths=(1, 6), heads=7),
-    "crossvit_9_dagger": Size(widths=(128, 256), depths=(1, 3), heads=4, dagger=True),
-    "crossvit_15_dagger": Size(dagger=True),
-    "crossvit_18_dagger": Size(widths=(224, 448), depths=(1, 6), heads=7, dagger=True),
+    "crossvit_9_dagger": Size(widths=(128, 256), depths=(1, 3), heads=4, embedding="dagger"),
+    "crossvit_15_dagger": Size(embedding="dagger"),
+    "crossvit_18_dagger": Size(widths=(224, 448), depths=(1, 6), heads=7, embedding="dagger"),
 }
 _URL = "https://github.com/IBM/CrossViT/releases/download/weights-0.1/{}_224.pth"
 

@@ -2,10 +2,11 @@
 
 A method's module has ``Config``, ``RECIPE`` (what its paper changes of ``RunConfig``), ``VARIANTS``
 and ``Model(config, identities)`` with ``embed``, ``losses`` and the part ``backbone``, which learns
-at its own rate. ``LATE`` may name settings that act from some epoch on; see ``shared_start``. What
-a model draws at random, it draws from torch's global generator, which the trainer seeds for every
-epoch. A model whose ``backbone`` is no ``TwoStreamResNet`` names in
-``cam_layers`` what Grad-CAM shall look at; see ``retrieval.explain.grad_cam``. Where several
+at its own rate. ``LATE`` may name settings that act from some epoch on; see ``shared_start``.
+``GROUPS`` may name variants that share settings; see ``configure``. What a model draws at random,
+it draws from torch's global generator, which the trainer seeds for every epoch. A model whose
+``backbone`` is no ``TwoStreamResNet`` names in ``cam_layers`` what Grad-CAM shall look at; see
+``retrieval.explain.grad_cam``. Where several
 processes train one model, they share the rows of each batch that it gives to ``backbone`` or to a
 module in it; ``per_picture`` may name other costly parts that treat each row for itself; see
 ``distributed.spread``.
@@ -75,7 +76,8 @@ def configure(
     From weak to strong: the paper's recipe (the method's ``RECIPE`` and ``Config`` defaults), the
     profile, the variant, ``overrides``. Keys are fields of ``RunConfig``, other than those that
     name the run's folder, or of the method's ``Config``; a key that names a layout (sysu, regdb,
-    llcm) or a method holds a mapping of settings for it alone, stronger than those beside it.
+    llcm), a method or one of its ``GROUPS`` of variants holds a mapping of settings for it alone,
+    stronger than those beside it.
 
     Raises
     ------
@@ -99,9 +101,12 @@ def configure(
     }
     own = [f.name for f in fields(module.Config)]
     general = [f.name for f in fields(RunConfig) if f.name not in (*_PLACE, "model")]
+    groups = getattr(module, "GROUPS", {})
+    sections = {name: name in (layout(dataset), method) for name in (*DATASETS, *METHODS)}
+    sections |= {name: variant in members for name, members in groups.items()}
     merged: dict[str, Any] = {}
     for source, layer in layers.items():
-        chosen = _applying(layer, source, layout(dataset), method)
+        chosen = _applying(layer, source, sections)
         for key in chosen:
             if key not in own + general:
                 raise ConfigError(
@@ -116,14 +121,17 @@ def configure(
     return strictly(RunConfig, run | place | {"model": asdict(model)}, name)
 
 
-def _applying(layer: Mapping[str, Any], source: str, kind: str, method: str) -> dict[str, Any]:
-    """The settings in ``layer`` that hold for a method on a dataset of layout ``kind``."""
+def _applying(
+    layer: Mapping[str, Any], source: str, sections: Mapping[str, bool]
+) -> dict[str, Any]:
+    """The settings in ``layer`` that hold for a run; ``sections`` says of each name of a section
+    whether it is the run's."""
     if not isinstance(layer, Mapping):
         raise ConfigError(f"{source}: found {layer!r}, expected a mapping of settings.")
-    chosen = {k: v for k, v in layer.items() if k not in (*DATASETS, *METHODS)}
-    for name in (kind, method):
-        if name in layer:
-            chosen |= _applying(layer[name], f"{source}, {name}", kind, method)
+    chosen = {k: v for k, v in layer.items() if k not in sections}
+    for name, applies in sections.items():
+        if applies and name in layer:
+            chosen |= _applying(layer[name], f"{source}, {name}", sections)
     return chosen
 
 
