@@ -171,6 +171,21 @@ def test_a_section_holds_for_its_layout_or_method_alone(monkeypatch):
         configure("baselines", "two-stream", "paper", {"baselines": {"lrr": 3}})
 
 
+def test_a_section_may_hold_for_a_group_of_variants(monkeypatch):
+    """It is stronger than what stands beside it, weaker than a later layer, and its method's."""
+    module = METHODS["baselines"]
+    monkeypatch.setattr(module, "GROUPS", {"some": ["agw", "two-stream"]}, raising=False)
+    monkeypatch.setattr(module, "RECIPE", {"some": {"lr": 2.0, "margin": 0.7}, "lr": 1.0})
+    agw, pcb = (configure("baselines", v, "paper") for v in ("agw", "pcb"))
+    assert [(run.lr, run.model["margin"]) for run in (agw, pcb)] == [(2.0, 0.7), (1.0, 0.3)]
+    assert configure("baselines", "agw", "paper", {"lr": 3.0}).lr == 3.0
+    section = {"baselines": {"some": {"pad": 3}}, "pad": 5}
+    runs = [configure("baselines", v, "paper", section) for v in ("agw", "pcb")]
+    assert [run.pad for run in runs] == [3, 5]
+    with pytest.raises(ConfigError, match=r"overrides: unknown setting 'some'. Of mrda"):
+        configure("mrda", "baseline", "paper", {"some": {"pad": 3}})
+
+
 def test_place_of_a_run_is_no_override():
     run = configure("baselines", "two-stream", "smoke", dataset="regdb", seed=4, trial=2)
     assert run.folder_name() == "smoke/regdb/baselines/two-stream/seed4-trial2"

@@ -150,7 +150,7 @@ def test_exchanged_patches_end_on_a_known_grid(encoders):
 
 
 @torch.no_grad()
-def test_places_of_a_map_are_places_of_the_picture():
+def test_places_of_a_map_are_places_of_the_image():
     """A token's patch, embedded alone, changes that place of the map and no other."""
     model = CrossViT((16, 8), TINY).eval()
     black, spot = torch.zeros(1, 3, 16, 8), torch.zeros(1, 3, 16, 8)
@@ -344,9 +344,9 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (((16, 10), TINY), "patches: found 4 pixels for pictures of 16 × 10, expected a divisor"),
-        (((20, 8), TINY), "patches: found 8 pixels for pictures of 20 × 8, expected a divisor"),
-        (((16, 8), TINY._replace(embedding="stem")), "found 4 pixels with embedding 'stem', expected"),
+        (((16, 10), TINY), "patches: found 4 pixels for images of 16 × 10, expected a divisor"),
+        (((20, 8), TINY), "patches: found 8 pixels for images of 20 × 8, expected a divisor"),
+        (((16, 8), TINY._replace(embedding="stem")), "found 4 pixels with embedding 'stem', exp"),
         (((16, 8), TINY._replace(heads=4)), r"heads: found 4 for widths \(6, 8\), expected a div"),
         (((16, 8), TINY, "imagenet"), r"found 'imagenet' for Size\(patches=\(4, 8\).*crossvit_15"),
         (
@@ -360,10 +360,8 @@ def test_wrong_requests(arguments, message):
         CrossViT(*arguments)
 
 
-def test_pictures_of_another_size_are_refused():
-    with pytest.raises(
-        ValueError, match=r"size: found pictures of \(8, 16\) pixels, expected \(16"
-    ):
+def test_images_of_another_size_are_refused():
+    with pytest.raises(ValueError, match=r"size: found images of \(8, 16\) pixels, expected \(16"):
         CrossViT((16, 8), TINY)(torch.zeros(1, 3, 8, 16))
 
 

@@ -54,7 +54,8 @@ def luma(images: torch.Tensor) -> torch.Tensor:
 @dataclass(frozen=True)
 class Augment:
     """Random crop (after padding with black), flip, grayscale, TrivialAugment (Müller & Hutter,
-    ICCV 2021; its shift in proportion to the width) and, after normalisation, erasing (Zhong et al., AAAI 2020).
+    ICCV 2021; its shift in proportion to the width) and, after normalisation, erasing (Zhong et
+    al., AAAI 2020).
 
     Random numbers are drawn on the CPU from the generator that is passed, so a seed means the same
     augmentation on every device. What is done picture by picture is done on the CPU, all else where

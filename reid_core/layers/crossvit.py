@@ -1,7 +1,7 @@
-"""CrossViT for pictures of any height and width (§1.2, crossvit_csa; Chen, Fan and Panda, ICCV
+"""CrossViT for images of any height and width (§1.2, crossvit_csa; Chen, Fan and Panda, ICCV
 2021).
 
-Two vision transformers see one picture: branch F in fine patches, branch C in coarse ones, with
+Two vision transformers see one image: branch F in fine patches, branch C in coarse ones, with
 more blocks and wider tokens. In each of L multi-scale encoders both first run by themselves, then
 the class token of each looks at the other's patches. Tokens are (B, 1 + n, D): the class token,
 then the patches, row by row.
@@ -184,16 +184,16 @@ def embedding(kind: Embedding, patch: int, width: int) -> nn.Module:
 
 
 class CrossViT(nn.Module):
-    """CrossViT without its classifiers, for pictures of one height and width.
+    """CrossViT without its classifiers, for images of one height and width.
 
     Parameters
     ----------
-    image : (height, width) of the pictures in pixels, multiples of both patch sizes
+    image : (height, width) of the images in pixels, multiples of both patch sizes
     size : Size
     weights : str
         "imagenet" (the authors', downloaded once, for the sizes of ``PUBLISHED``), "none" (random),
         or the path of a state dict of the authors' or of timm's CrossViT. Position embeddings of
-        another grid are interpolated. The authors shrink a picture of 240 × 240 to 224 × 224 for
+        another grid are interpolated. The authors shrink an image of 240 × 240 to 224 × 224 for
         branch C, whose patch size does not divide 240; here both branches see the same pixels.
     patches, residual
         See `MultiScaleEncoder`.
@@ -204,7 +204,7 @@ class CrossViT(nn.Module):
     Raises
     ------
     ValueError
-        A patch size does not divide the picture or has no convolutions, heads do not divide a width,
+        A patch size does not divide the image or has no convolutions, heads do not divide a width,
         ``patches`` and ``residual`` exclude each other, or the weights cannot be had or do not fit.
     """
 
@@ -255,7 +255,7 @@ class CrossViT(nn.Module):
         """z_0 of both branches (Eq. 1): (B, 3, H, W) to (B, 1 + n, D) each."""
         if images.shape[2:] != self.image:
             raise ValueError(
-                f"size: found pictures of {tuple(images.shape[2:])} pixels, expected {self.image}, "
+                f"size: found images of {tuple(images.shape[2:])} pixels, expected {self.image}, "
                 "for which the position embeddings are. Set `size` to the run's height and width."
             )
         tokens = []
@@ -282,7 +282,7 @@ def _check(image: tuple[int, int], size: Size, patches: Patches, residual: Resid
     for p in size.patches:
         if image[0] % p or image[1] % p:
             raise ValueError(
-                f"patches: found {p} pixels for pictures of {image[0]} × {image[1]}, expected a "
+                f"patches: found {p} pixels for images of {image[0]} × {image[1]}, expected a "
                 "divisor of both."
             )
         if size.embedding != "linear" and p not in _STRIDES:

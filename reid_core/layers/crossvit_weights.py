@@ -1,4 +1,4 @@
-"""The CrossViTs that there are, and their ImageNet weights, for pictures of other heights and
+"""The CrossViTs that there are, and their ImageNet weights, for images of other heights and
 widths."""
 
 import re

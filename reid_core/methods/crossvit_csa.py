@@ -1,13 +1,13 @@
 """Fused attention and feature enhancement for cross-modality re-identification (paper:
 crossvit_csa).
 
-- *CrossViT* (§1.2): two vision transformers with patches of two sizes look at every picture, and at
+- *CrossViT* (§1.2): two vision transformers with patches of two sizes look at every image, and at
   its grayscale companion; see layers/crossvit.py.
-- *CSA* (§1.3): channel and spatial attention over the maps that the patch tokens form. In training
-  it also sees the maps of a person's two modalities fused.
+- *CSA* (§1.3): channel and spatial attention over the maps that the patch tokens form. By setting it
+  also sees, in training, the maps of a person's two modalities fused.
 - *Losses* (§1.4): label-smoothed cross-entropy and a triplet loss with adaptive weights.
 
-Retrieval embeds a picture with its own companion, and nothing of the other modality: a query has
+Retrieval embeds an image with its own companion, and nothing of the other modality: a query has
 none. Open points of the paper, what is done by default, and how to switch, are in notebook 12.
 """
 
@@ -29,13 +29,14 @@ from reid_core.layers.crossvit_weights import Embedding, Size
 from reid_core.layers.pooling import GAP, BNNeck, at_least_float32
 from reid_core.layers.two_stream import MODALITIES, Backbone, TwoStreamResNet
 from reid_core.losses.center import CenterLoss
-from reid_core.losses.triplet import adaptive_weighted_triplet, batch_hard_triplet
+from reid_core.losses.metric import metric_loss, trivial_value
+from reid_core.losses.triplet import adaptive_weighted_triplet
 
 # §2.1: "Adam" with momentum 0.9, weight decay 0.0005 and a rate of 0.1, 0.01 and 0.001, batches of
-# 16, 100 epochs, erasing 0.5. But for the word "Adam" this is the SGD recipe of the field's ResNets:
-# rows without CrossViT have it, as RunConfig does. A transformer does not train at that rate
-# (variants "printed-adam" and "printed-sgd"). Rows with CrossViT have the recipe of PMT, the
-# transformer for this task that Table 1 compares with: `with_crossvit`, 8 people and the neck.
+# 16, 100 epochs, erasing 0.5. But for the word "Adam" this is how the field trains ResNets by SGD,
+# RunConfig's default: rows without CrossViT have it. Rows with CrossViT have the recipe of PMT, the
+# transformer for this task which Table 1 compares with: `with_crossvit`. Its 8 people and its neck
+# serve all rows. Variants "printed-adam" and "printed-sgd" have §2.1's numbers.
 # §1.1 counts cropping and flipping among TrivialAugment's operations, where its authors have
 # neither: both stay on in every row, as is usual.
 RECIPE: dict = {
@@ -65,7 +66,7 @@ class Config:
     backbone: Backbone = "resnet50"  # of the rows without CrossViT, whose network is not printed
 
     crossvit: bool = True  # Table 3; without it a two-stream ResNet
-    size: tuple[Positive, Positive] = (288, 144)  # §2.1, of the pictures: the run's height, width
+    size: tuple[Positive, Positive] = (288, 144)  # §2.1, of the images: the run's height, width
     # Not printed: those of CrossViT-15, its authors' middle one; 12 and 16 divide 288 × 144
     patches: tuple[Positive, Positive] = (12, 16)
     widths: tuple[Positive, Positive] = (192, 384)
@@ -81,7 +82,7 @@ class Config:
     private: bool = False  # a CrossViT for each modality, if "respectively" (§1) means that
 
     gray: Literal["both", "visible", "none"] = "both"  # §1: whose grayscale companions join; an
-    # infrared picture that is gray is its own
+    # infrared image that is gray is its own
     readout: Literal["both", "class"] = "both"  # class tokens and the attended maps' averages, or
     # class tokens alone, which CSA cannot reach
 
@@ -92,7 +93,14 @@ class Config:
     # the maps of each image, as a query's; "pair": in training also those of a person's visible and
     # infrared images averaged, which no query has
 
-    metric: Literal["adaptive_weighted", "batch_hard", "center", "none"] = "adaptive_weighted"
+    metric: Literal[
+        "adaptive_weighted",  # Eq. 15
+        "batch_hard",  # Eq. 14; for the other two forms see losses/metric.py
+        "batch_hard_soft",
+        "batch_hard_unit",
+        "center",
+        "none",
+    ] = "adaptive_weighted"
     margin: NotNegative = 1.0  # α of Eq. 15, and of Eq. 14, where it is not printed
     hinge: bool = True  # of Eq. 15, which prints none; see its loss
     center_weight: NotNegative = 0.003  # λ of Wen et al. [28]; not printed
@@ -145,7 +153,7 @@ Scale = tuple[torch.Tensor | None, torch.Tensor]  # class token (n, D) and map (
 
 
 def companion(images: torch.Tensor) -> torch.Tensor:
-    """Normalised pictures (B, 3, H, W) in gray, normalised; channels first in memory, on which the
+    """Normalised images (B, 3, H, W) in gray, normalised; channels first in memory, on which the
     last bits of what is computed from them depend."""
     with torch.autocast(images.device.type, enabled=False):
         gray = normalise(luma(denormalise(images)).expand(-1, -1, -1, 3))
@@ -230,8 +238,8 @@ class Model(nn.Module):
         self.trivial = {"identity": math.log(identities)}
         if self.fused:
             self.trivial["fused_identity"] = math.log(identities)
-        if config.metric in ("adaptive_weighted", "batch_hard"):
-            self.trivial["triplet"] = config.margin
+        if config.metric not in ("center", "none"):
+            self.trivial["triplet"] = trivial_value(config.metric, config.margin)
 
     def scales(self, images: dict[str, torch.Tensor]) -> list[Scale]:
         """``{modality: (B_m, 3, H, W)}`` to the class token and the map M of each scale, rows ΣB_m
@@ -283,7 +291,7 @@ class Model(nn.Module):
         return self.neck(self.feature(self.scales({modality: images})))
 
     def losses(self, batch: Batch, epoch: int) -> dict[str, torch.Tensor]:
-        """Eq. 13 of both modalities' pictures, and of the fused maps where there are any, and
+        """Eq. 13 of both modalities' images, and of the fused maps where there are any, and
         Eq. 15 or what Table 4 puts in its place."""
         config, people = self.config, batch.identity
         scales = self.scales(batch.images)
@@ -296,10 +304,10 @@ class Model(nn.Module):
             if config.metric == "adaptive_weighted":
                 loss = adaptive_weighted_triplet(f, identity, config.margin, config.hinge)
                 terms["triplet"] = loss
-            elif config.metric == "batch_hard":
-                terms["triplet"] = batch_hard_triplet(f, identity, config.margin)
             elif config.metric == "center":
                 terms["center"] = config.center_weight * self.center(f, identity)
+            elif config.metric != "none":
+                terms["triplet"] = metric_loss(config.metric, f, people, config.margin)
         return terms
 
     def smoothed(self, f: torch.Tensor, identity: torch.Tensor) -> torch.Tensor:
@@ -309,8 +317,8 @@ class Model(nn.Module):
 
     @staticmethod
     def fuse(scale: Scale, people: torch.Tensor) -> Scale:
-        """Each picture's tokens and map averaged with those of the same person in the other
-        modality, whose pictures are averaged first: which of them shares a row is chance.
+        """Each image's tokens and map averaged with those of the same person in the other
+        modality, whose images are averaged first: which of them shares a row is chance.
 
         A scale of n visible and then n infrared rows, both of ``people`` (n,); its shapes stay. Not
         to be called under autocast.
