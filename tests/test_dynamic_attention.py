@@ -9,22 +9,21 @@ from reid_core.layers.dynamic_attention import DynamicAttention
 from reid_core.layers.part_attention import BAM, IWPAM
 
 
-def position(maps: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, b: int, y: int, x: int):
+def position(maps: torch.Tensor, weight: torch.Tensor, b: int, y: int, x: int):
     """A 1×1 convolution at one position, as a list."""
-    return (weight.flatten(1) @ maps[b, :, y, x] + bias).tolist()
+    return (weight.flatten(1) @ maps[b, :, y, x]).tolist()
 
 
 def dot(a, b) -> float:
     return sum(x * y for x, y in zip(a, b, strict=True))
 
 
-def naive_dam(dam: DynamicAttention, maps: torch.Tensor, b: int) -> list[list[float]]:
-    """f̄ of picture ``b`` at the positions of its chosen regions, one after the other (Eq. 9–15)."""
+def naive_dam(dam: DynamicAttention, maps: torch.Tensor, b: int, scaled: bool) -> list[list[float]]:
+    """f̄ of image ``b`` at the positions of its chosen regions, one after the other (Eq. 9–15)."""
     _, c, h, w = maps.shape
     places = [(y, x) for y in range(h) for x in range(w)]
     q, k, v = (
-        [position(maps, weight, bias, b, *p) for p in places]
-        for weight, bias in zip(dam.qkv.weight.chunk(3), dam.qkv.bias.chunk(3), strict=True)
+        [position(maps, weight, b, *p) for p in places] for weight in dam.qkv.weight.chunk(3)
     )
     size = len(places) // dam.regions
 
@@ -42,22 +41,24 @@ def naive_dam(dam: DynamicAttention, maps: torch.Tensor, b: int) -> list[list[fl
     out = []
     for region in chosen:
         for p in range(region * size, (region + 1) * size):
-            weights = [math.exp(dot(q[p], key)) for key in k]
+            scale = math.sqrt(c) if scaled else 1
+            weights = [math.exp(dot(q[p], key) / scale) for key in k]
             out.append([dot(weights, [value[d] for value in v]) / sum(weights) for d in range(c)])
     return out
 
 
+@pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("selection", ["regions", "rows"])
 @pytest.mark.parametrize(("height", "regions", "top_k"), [(6, 3, 2), (4, 4, 1), (3, 1, 1)])
-def test_dam_equals_a_loop(selection, height, regions, top_k):
+def test_dam_equals_a_loop(selection, height, regions, top_k, scaled):
     torch.manual_seed(0)
-    dam = DynamicAttention(4, regions, top_k, selection).double()
+    dam = DynamicAttention(4, regions, top_k, selection, scaled).double()
     maps = 2 * torch.randn(2, 4, height, 2, dtype=torch.float64)
     found = dam(maps)
     regions_chosen = top_k if selection == "regions" else top_k * regions
     assert found.shape == (2, 4, regions_chosen * height // regions, 2)
     for b in range(2):
-        expected = torch.tensor(naive_dam(dam, maps, b), dtype=torch.float64)
+        expected = torch.tensor(naive_dam(dam, maps, b, scaled), dtype=torch.float64)
         torch.testing.assert_close(found[b].flatten(1).T, expected)
 
 
@@ -102,10 +103,7 @@ def test_iwpam_equals_a_loop():
     assert found.shape == (2, 4, 1, 1)
     for b in range(2):
         x = [maps[b, :, 2 * i : 2 * i + 2].mean((1, 2)) for i in range(3)]
-        u, v, z = (
-            [weight @ part + bias for part in x]
-            for weight, bias in zip(layer.uvz.weight.chunk(3), layer.uvz.bias.chunk(3), strict=True)
-        )
+        u, v, z = ([weight @ part for part in x] for weight in layer.uvz.weight.chunk(3))
         parts = [math.exp(part) for part in layer.weight]
         w = [part / sum(parts) for part in parts]  # of the bands
         expected = torch.zeros(4, dtype=torch.float64)
@@ -127,7 +125,6 @@ def test_bam_equals_its_equations():
     torch.manual_seed(0)
     bam = BAM(8, reduction=4).double().eval()
     torch.nn.init.zeros_(bam.spatial[9].weight)
-    torch.nn.init.zeros_(bam.spatial[9].bias)
     bam.spatial[10].bias.data.fill_(0.5)
     first, _, second, norm = bam.channel
     for values in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
@@ -141,7 +138,7 @@ def test_bam_equals_its_equations():
             for row, bias in zip(first.weight, first.bias, strict=True)
         ]
         for c in range(8):
-            out = dot(second.weight[c].tolist(), hidden) + second.bias[c]
+            out = dot(second.weight[c].tolist(), hidden)
             out = (out - norm.running_mean[c]) / (norm.running_var[c] + norm.eps) ** 0.5
             m_c = out * norm.weight[c] + norm.bias[c]
             expected = maps[b, c] * (1 + 1 / (1 + math.exp(-(m_c + 0.5))))
@@ -170,8 +167,18 @@ def test_bam_refuses_channels_that_do_not_reduce():
 
 
 @pytest.mark.parametrize("layer", [DynamicAttention(16, 3, 2), IWPAM(16), BAM(16)])
-def test_a_picture_is_attended_to_alone(layer):
+def test_an_image_is_attended_to_alone(layer):
     torch.manual_seed(0)
     layer, maps = layer.eval(), torch.rand(3, 16, 6, 2)
     with torch.no_grad():
         torch.testing.assert_close(layer(maps)[1:2], layer(maps[1:2]))
+
+
+@pytest.mark.parametrize("layer", [DynamicAttention(16, 3, 2), IWPAM(16), BAM(16)])
+def test_every_parameter_has_an_effect(layer):
+    """A bias in front of a normalisation or of a softmax would have none."""
+    torch.manual_seed(0)
+    layer = layer.double().train()
+    maps = torch.randn(4, 16, 6, 2, dtype=torch.float64)
+    layer(maps).square().sum().backward()
+    assert all(p.grad.abs().max() > 1e-9 for p in layer.parameters())

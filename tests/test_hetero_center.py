@@ -17,8 +17,9 @@ def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return visible, infrared, identity
 
 
-@pytest.mark.parametrize("negatives", ["both", "cross"])
-def test_equals_a_loop_over_centres(negatives, batch):
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("negatives", ["both", "cross", "printed"])
+def test_equals_a_loop_over_centres(negatives, reduction, batch):
     visible, infrared, identity = batch
     centres = {}
     for modality, rows in (("v", visible), ("r", infrared)):
@@ -27,14 +28,18 @@ def test_equals_a_loop_over_centres(negatives, batch):
             centres[modality, person] = [sum(x[c].item() for x in own) / len(own) for c in range(5)]
     total = 0.0
     for (modality, person), centre in centres.items():
-        other = "r" if modality == "v" else "v"
-        sought = other if negatives == "cross" else "vr"
+        other = {"v": "r", "r": "v"}
+        anchors = "vr" if negatives == "printed" else modality
         near = min(
-            math.dist(centre, c) for (m, p), c in centres.items() if p != person and m in sought
+            math.dist(centres[u, person], c)
+            for u in anchors
+            for (m, p), c in centres.items()
+            if p != person and (m == other[u] or negatives == "both")
         )
-        total += max(0.0, 0.3 + math.dist(centre, centres[other, person]) - near)
-    found = hetero_center_triplet(visible, infrared, identity, 0.3, negatives)
-    assert found.item() == pytest.approx(total / 8, rel=1e-12)
+        total += max(0.0, 0.3 + math.dist(centre, centres[other[modality], person]) - near)
+    found = hetero_center_triplet(visible, infrared, identity, 0.3, negatives, reduction)
+    expected = total if reduction == "sum" else total / 8
+    assert found.item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_by_hand():
@@ -69,7 +74,7 @@ def test_spread_around_a_centre_costs_nothing(batch):
     torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize("negatives", ["both", "cross"])
+@pytest.mark.parametrize("negatives", ["both", "cross", "printed"])
 def test_gradients(negatives, batch):
     visible, infrared, identity = batch
     inputs = visible.requires_grad_(), infrared.requires_grad_()
@@ -78,7 +83,7 @@ def test_gradients(negatives, batch):
     )
 
 
-@pytest.mark.parametrize("negatives", ["both", "cross"])
+@pytest.mark.parametrize("negatives", ["both", "cross", "printed"])
 def test_order_of_rows_names_and_modalities_do_not_matter(negatives, batch):
     visible, infrared, identity = batch
     read = {"negatives": negatives}

@@ -8,12 +8,26 @@ import torch
 
 from reid_core.losses.region_center import region_center_loss
 
-READINGS = list(itertools.product(("identities", "pictures"), ("original", "human"), (None, 3.0)))
+READINGS = list(
+    itertools.product(
+        ("images", "identities"),
+        ("original", "human"),
+        (None, 3.0),
+        ("sum", "mean"),
+        ("none", "length", "spread"),
+    )
+)
+NAMES = ("between", "across", "margin", "reduction", "scale")
+
+
+@pytest.fixture(params=READINGS, ids=lambda r: "-".join(map(str, r)))
+def chosen(request) -> dict:
+    return dict(zip(NAMES, request.param, strict=True))
 
 
 @pytest.fixture
 def batch() -> tuple[dict, dict, torch.Tensor]:
-    """Three identities with 3, 2 and 2 pictures, in no order."""
+    """Three identities with 3, 2 and 2 images, in no order."""
     torch.manual_seed(0)
     regions = ("original", "human", "background")
     visible, infrared = (
@@ -26,102 +40,122 @@ def mean_of(rows: list[list[float]]) -> list[float]:
     return [sum(column) / len(rows) for column in zip(*rows, strict=True)]
 
 
-def naive(visible, infrared, identity, between, across, margin) -> float:
-    identity = identity.tolist()
+def naive(visible, infrared, identity, between, across, margin, reduction, scale) -> float:
+    identity, every = identity.tolist(), range(len(identity))
     v, r = ({k: x.tolist() for k, x in m.items()} for m in (visible, infrared))
-    total = 0.0
-    for i in range(len(identity)):
+    if scale == "length":
         for m in (v, r):
+            for region, rows in m.items():
+                m[region] = [[x / math.hypot(*row) for x in row] for row in rows]
+    total = spread = 0.0
+    for m in (v, r):
+        middle = mean_of(m["original"])
+        for i in every:
             near = math.dist(m["original"][i], m["human"][i])
-            total += near / len(identity)
+            total += near
             if margin is not None:
-                far = math.dist(m["original"][i], m["background"][i])
-                total += max(0.0, margin + near - far) / len(identity)
-    rows = {p: [i for i, own in enumerate(identity) if own == p] for p in sorted(set(identity))}
-    if between == "identities":
-        middle = [
-            math.dist(*(mean_of([m[across][i] for i in own]) for m in (v, r)))
-            for own in rows.values()
-        ]
-        return total + sum(middle) / len(middle)
-    for i, person in enumerate(identity):
-        own = rows[person]
-        across_i = sum(math.dist(v[across][i], r[across][j]) for j in own) / len(own)
-        total += across_i / len(identity)
-    return total
+                total += max(0.0, margin + near - math.dist(m["original"][i], m["background"][i]))
+            spread += math.dist(m["original"][i], middle) / (2 * len(every))
+    for i in every:
+        own = [i] if between == "images" else [j for j in every if identity[j] == identity[i]]
+        total += math.dist(*(mean_of([m[across][j] for j in own]) for m in (v, r)))
+    if scale == "spread":
+        total /= spread
+    return total if reduction == "sum" else total / len(every)
 
 
-@pytest.mark.parametrize(("between", "across", "margin"), READINGS)
-def test_equals_a_loop(batch, between, across, margin):
-    found = region_center_loss(*batch, between=between, across=across, margin=margin)
-    assert found.item() == pytest.approx(naive(*batch, between, across, margin), rel=1e-12)
+def test_equals_a_loop(batch, chosen):
+    found = region_center_loss(*batch, **chosen)
+    assert found.item() == pytest.approx(naive(*batch, **chosen), rel=1e-12)
 
 
 def test_by_hand():
-    """One person, two pictures on a line: originals at 0 and 2, human regions at 3 and 1 and
+    """One person, two images on a line: originals at 0 and 2, human regions at 3 and 1 and
     infrared at 10 and 10, human regions there too. The human regions' centre is 2, but their
-    pictures are 3 and 1 away from them."""
+    images are 3 and 1 away from them."""
     visible = {"original": torch.tensor([[0.0], [2.0]]), "human": torch.tensor([[3.0], [1.0]])}
     infrared = {k: torch.tensor([[10.0], [10.0]]) for k in visible}
     identity = torch.tensor([4, 4])
-    assert region_center_loss(visible, infrared, identity).item() == pytest.approx(2 + 0 + 9)
-    found = region_center_loss(visible, infrared, identity, across="human")
-    assert found.item() == pytest.approx(2 + 0 + 8)
+
+    def loss(**chosen):
+        return region_center_loss(visible, infrared, identity, **chosen).item()
+
+    assert loss() == pytest.approx((3 + 1) + (0 + 0) + (10 + 8))
+    assert loss(reduction="mean") == pytest.approx(11)
+    assert loss(across="human") == pytest.approx(4 + 0 + (7 + 9))
+    assert loss(scale="spread") == pytest.approx(22 / ((1 + 1 + 0 + 0) / 4))
+    visible["original"][1] = 22.0  # centres 11 and 10, one apart; images 10 and 12 apart
+    assert loss() == pytest.approx((3 + 21) + 0 + (10 + 12))
+    assert loss(between="identities") == pytest.approx((3 + 21) + 0 + (1 + 1))
+    visible["original"][1] = 2.0
     visible["background"], infrared["background"] = torch.tensor([[4.0], [9.0]]), torch.zeros(2, 1)
-    found = region_center_loss(visible, infrared, identity, margin=2.0)
     # hinges 2 + 3 − 4 and 2 + 1 − 7; infrared 2 + 0 − 10
-    assert found.item() == pytest.approx(2 + 0 + 9 + 0.5)
+    assert loss(margin=2.0) == pytest.approx(22 + 1)
 
 
-def test_pictures_third_term_is_the_printed_one_over_all_orders(batch):
-    """Eq. 7 pairs rows; averaged over the orders of each identity's infrared rows that is this."""
+@pytest.mark.parametrize("scale", ["none", "length", "spread"])
+def test_only_the_printed_loss_is_satisfied_by_shrinking(batch, scale):
+    """Features a thousand times smaller make it a thousand times smaller, and the other two no
+    smaller: their gradient has no part along the features' scale."""
     visible, infrared, identity = batch
-    places = [[k for k, i in enumerate(identity.tolist()) if i == p] for p in (2, 5, 9)]
-    printed = []
-    for orders in itertools.product(*(itertools.permutations(p) for p in places)):
-        order = torch.empty(7, dtype=torch.long)
-        for own, moved in zip(places, orders, strict=True):
-            order[own] = torch.tensor(moved)
-        pairs = (visible["original"] - infrared["original"][order]).norm(dim=1)
-        printed.append(pairs.mean().item())
-    rest = sum((m["original"] - m["human"]).norm(dim=1).mean().item() for m in (visible, infrared))
-    found = region_center_loss(*batch, between="pictures").item()
-    assert found == pytest.approx(sum(printed) / len(printed) + rest, rel=1e-12)
+    factor = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    scaled = [{k: factor * x for k, x in m.items()} for m in (visible, infrared)]
+    value = region_center_loss(*scaled, identity, scale=scale)
+    (slope,) = torch.autograd.grad(value, factor)
+    small = [{k: 1e-3 * x for k, x in m.items()} for m in (visible, infrared)]
+    shrunk = region_center_loss(*small, identity, scale=scale)
+    if scale == "none":
+        torch.testing.assert_close(slope, value)
+        torch.testing.assert_close(shrunk, 1e-3 * value)
+    else:
+        assert slope.item() == pytest.approx(0, abs=1e-9 * value.item())
+        torch.testing.assert_close(shrunk, value)
 
 
-@pytest.mark.parametrize(("between", "across", "margin"), READINGS)
-def test_order_of_rows_and_labels_do_not_matter(batch, between, across, margin):
+def test_only_the_spread_sees_what_features_have_in_common(batch):
+    """A large number added to all features brings features of length 1 close to one another, though
+    nothing is aligned."""
     visible, infrared, identity = batch
-    chosen = {"between": between, "across": across, "margin": margin}
+    moved = [{k: x + 100 for k, x in m.items()} for m in (visible, infrared)]
+    for scale in ("none", "spread"):
+        expected = region_center_loss(*batch, scale=scale)
+        torch.testing.assert_close(region_center_loss(*moved, identity, scale=scale), expected)
+    near = region_center_loss(*moved, identity, scale="length")
+    assert near < 0.05 * region_center_loss(*batch, scale="length")
+
+
+def test_order_of_rows_and_labels_do_not_matter(batch, chosen):
+    visible, infrared, identity = batch
     expected = region_center_loss(*batch, **chosen)
     order = torch.randperm(7)
     shuffled = ({k: x[order] for k, x in m.items()} for m in (visible, infrared))
     torch.testing.assert_close(region_center_loss(*shuffled, identity[order], **chosen), expected)
+    found = region_center_loss(visible, infrared, 10 - identity, **chosen)
+    torch.testing.assert_close(found, expected)
     within = torch.tensor([6, 4, 0, 5, 1, 3, 2])  # infrared rows change places with their own
     torch.testing.assert_close(identity[within], identity)
     moved = {k: x[within] for k, x in infrared.items()}
     found = region_center_loss(visible, moved, identity, **chosen)
-    torch.testing.assert_close(found, expected)
-    found = region_center_loss(visible, infrared, 10 - identity, **chosen)
-    torch.testing.assert_close(found, expected)
+    assert torch.allclose(found, expected) == (chosen["between"] == "identities")
 
 
-@pytest.mark.parametrize(("between", "across", "margin"), READINGS)
-def test_gradients_also_of_equal_features(batch, between, across, margin):
+def test_gradients_also_of_equal_features(batch, chosen):
     visible, infrared, identity = batch
     names = list(visible)
 
     def loss(*rows):
         v, r = dict(zip(names, rows[:3], strict=True)), dict(zip(names, rows[3:], strict=True))
-        return region_center_loss(v, r, identity, between=between, across=across, margin=margin)
+        return region_center_loss(v, r, identity, **chosen)
 
     inputs = [x.requires_grad_() for m in (visible, infrared) for x in m.values()]
     assert torch.autograd.gradcheck(loss, inputs)
     equal = [torch.ones(7, 4, requires_grad=True) for _ in range(6)]
     value = loss(*equal)
     value.backward()
-    assert value.item() == (2 * margin if margin else 0)
-    assert all(x.grad is None or torch.isfinite(x.grad).all() for x in equal)
+    if chosen["scale"] != "spread" or chosen["margin"] is None:  # else a margin divided by nothing
+        hinges = 2 * (chosen["margin"] or 0) * (7 if chosen["reduction"] == "sum" else 1)
+        assert value.item() == pytest.approx(hinges)
+        assert all(x.grad is None or torch.isfinite(x.grad).all() for x in equal)
 
 
 def test_push_needs_the_background(batch):

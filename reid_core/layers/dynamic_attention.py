@@ -24,9 +24,11 @@ class DynamicAttention(nn.Module):
         k of Eq. 12.
     selection : str
         The affinity matrix is R × R, and the paper keeps "k regions": "regions" takes the k whose
-        affinities to all regions sum highest, for each picture; "rows" takes, as ``topk`` does on a
+        affinities to all regions sum highest, for each image; "rows" takes, as ``topk`` does on a
         matrix, the k highest of every row, so that each region names k and often-named ones are
         gathered often.
+    scaled : bool
+        Divides the products of Eq. 14 by √C, as Transformers do. The equation does not.
 
     Raises
     ------
@@ -35,7 +37,12 @@ class DynamicAttention(nn.Module):
     """
 
     def __init__(
-        self, channels: int, regions: int = 6, top_k: int = 2, selection: Selection = "regions"
+        self,
+        channels: int,
+        regions: int = 6,
+        top_k: int = 2,
+        selection: Selection = "regions",
+        scaled: bool = False,
     ):
         super().__init__()
         if top_k > regions:
@@ -43,7 +50,9 @@ class DynamicAttention(nn.Module):
         if selection not in ("regions", "rows"):
             raise ValueError(f"selection: found '{selection}', expected regions or rows.")
         self.regions, self.top_k, self.selection = regions, top_k, selection
-        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.factor = channels**-0.5 if scaled else 1.0
+        # no bias: K's would add one number to all products of a query, which a softmax ignores
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1, bias=False)
 
     def project(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Q, K, V (Eq. 9) of maps (B, C, H, W), each (B, R, H/R · W, C): of every region its
@@ -73,6 +82,6 @@ class DynamicAttention(nn.Module):
         q, k, v = self.project(maps)
         index = self.important(q, k)[:, :, None, None]
         q_index = q.take_along_dim(index, dim=1).flatten(1, 2)  # Eq. 13
-        alpha = (q_index @ k.flatten(1, 2).mT).softmax(2)  # Eq. 14; it prints no 1/√C
-        f_bar = alpha @ v.flatten(1, 2)  # Eq. 15
+        alpha = (self.factor * q_index @ k.flatten(1, 2).mT).softmax(2)  # Eq. 14
+        f_bar = alpha @ v.flatten(1, 2)  # Eq. 15, V's positions in rows
         return f_bar.mT.unflatten(2, (-1, maps.shape[3]))

@@ -10,16 +10,16 @@ Bound = Literal["clamp", "scale", "none"]
 def human_mask(images: torch.Tensor, bound: Bound = "clamp") -> torch.Tensor:
     """``M⁺ = ‖(x − min x) / (max x − min x)‖₂`` (Eq. 1, mrda), the norm over the colour channels.
 
-    The minimum and the maximum are those of each whole image x, one number each, so a picture's
-    colours keep their ratio. A picture of one colour has no range: its mask is 0. The background's
+    The minimum and the maximum are those of each whole image x, one number each, so an image's
+    colours keep their ratio. An image of one colour has no range: its mask is 0. The background's
     mask is ``M⁻ = 1 − M⁺`` (Eq. 2).
 
     Parameters
     ----------
-    images : (B, C, H, W) float32 pixels, in any unit
+    images : (B, C, H, W) float pixels, in any unit
     bound : str
         The norm of C numbers of 0..1 reaches √C, and then M⁻ would be negative. "clamp" cuts it at
-        1: Eq. 1 wherever both masks can exist. "scale" divides it by √C: no picture saturates, all
+        1: Eq. 1 wherever both masks can exist. "scale" divides it by √C: no image saturates, all
         fade. "none" takes the equations as printed.
 
     Returns

@@ -22,12 +22,12 @@ class BAM(nn.Module):
         self.channel = nn.Sequential(
             nn.Linear(channels, hidden),
             nn.ReLU(),
-            nn.Linear(hidden, channels),
+            nn.Linear(hidden, channels, bias=False),  # a normalisation takes any bias away
             nn.BatchNorm1d(channels),
         )
-        wide = {"kernel_size": 3, "padding": dilation, "dilation": dilation}
+        wide = {"kernel_size": 3, "padding": dilation, "dilation": dilation, "bias": False}
         self.spatial = nn.Sequential(
-            nn.Conv2d(channels, hidden, 1),
+            nn.Conv2d(channels, hidden, 1, bias=False),
             nn.BatchNorm2d(hidden),
             nn.ReLU(),
             nn.Conv2d(hidden, hidden, **wide),
@@ -36,7 +36,7 @@ class BAM(nn.Module):
             nn.Conv2d(hidden, hidden, **wide),
             nn.BatchNorm2d(hidden),
             nn.ReLU(),
-            nn.Conv2d(hidden, 1, 1),
+            nn.Conv2d(hidden, 1, 1, bias=False),
             nn.BatchNorm2d(1),
         )
 
@@ -57,7 +57,8 @@ class IWPAM(nn.Module):
     def __init__(self, channels: int, parts: int = 3):
         super().__init__()
         self.pool = nn.AdaptiveAvgPool2d((parts, 1))
-        self.uvz = nn.Linear(channels, 3 * channels)
+        # no bias: v's would add one number to all products of a band, which a softmax ignores
+        self.uvz = nn.Linear(channels, 3 * channels, bias=False)
         self.weight = nn.Parameter(torch.zeros(parts))
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,7 @@ says nothing of them at test time. Open points of the paper, what is done by def
 switch, are in notebook 15.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -26,56 +27,64 @@ from reid_core.layers.attention import CBAM
 from reid_core.layers.dynamic_attention import DynamicAttention, Selection
 from reid_core.layers.mask import Bound, human_mask
 from reid_core.layers.part_attention import BAM, IWPAM
-from reid_core.layers.pooling import GAP, BNNeck, GeM
+from reid_core.layers.pooling import GAP, BNNeck, GeM, at_least_float32
 from reid_core.layers.two_stream import MODALITIES, Backbone, TwoStreamResNet
 from reid_core.losses.consistency import Gram, correlation_consistency
-from reid_core.losses.hetero_center import Negatives, hetero_center_triplet
-from reid_core.losses.region_center import region_center_loss
+from reid_core.losses.hetero_center import Negatives, Reduction, hetero_center_triplet
+from reid_core.losses.region_center import Between, Scale, region_center_loss
 
-# §3.2: 3 people, of each 6 pictures in both modalities. The rate, "0.1, decayed to 0.10 and 0.01
+# §3.2: 3 people, of each 6 images in both modalities. The rate, "0.1, decayed to 0.10 and 0.01
 # after 20 and 50 epochs", is read as RunConfig's 0.1, 0.01 and 0.001; `milestones: [50]` takes it
-# as it stands. No random crop is printed; its black border would be the minimum of Eq. 1 in most
-# training pictures, whose masks would then differ from those of the original pictures.
+# as it stands. `pad` is 0 because the crop comes after the mask: see `crop_pad`.
 RECIPE: dict = {"identities": 3, "images": 6, "pad": 0}
 REGIONS = ("original", "human", "background")
 
 
 @dataclass(frozen=True)
 class Config:
-    """Defaults are the paper's where it prints them, else argued beside the field."""
+    """Defaults are the paper's where it prints them, else argued beside the field. Its code family
+    is that of the hetero-centre triplet loss, [19], which it cites for GeM and for Eq. 20."""
 
     backbone: Backbone = "resnet50"  # §2.3
     weights: Weights = "imagenet"  # or "none", or the name of a state dict in data/weights
     last_stride: Literal[1, 2] = 1  # not printed; 2 leaves 9 rows, which six regions cannot share
     share_from: Annotated[int, Field(ge=0, le=5)] = 2  # §2.3; Figure 6 may have moved it along
 
-    neck: bool = False  # BNNeck before the classifier, not in the paper: for networks from scratch
-
+    crop_pad: Annotated[int, Field(ge=0)] = 10  # random crop in training, after padding with black;
+    # not printed, that of the code family. The mask comes first: a border would be its minimum
     mask: bool = True  # MRM; without it there are no human regions and no region-centre loss
     mask_bound: Bound = "clamp"  # Eq. 1 and 2: the norm may exceed 1; see layers/mask.py
     region_stage: Annotated[int, Field(ge=0, le=4)] = 1  # whose maps Eq. 7 compares: Figure 6
     region_feature: Literal["pooled", "map"] = "pooled"  # f of Eq. 7: a centre, and so without
     # places, or the C × H × W that is printed, though visible and infrared poses differ
-    region_between: Literal["identities", "pictures"] = "identities"  # third term of Eq. 7, where
-    # visible and infrared picture i share the person alone; see its loss
+    region_between: Between = "images"  # third term of Eq. 7, where visible and infrared image i
+    # share the person alone; see its loss
     region_across: Literal["original", "human"] = "original"  # third term: Eq. 7, or its prose
+    region_reduction: Reduction = "sum"  # Eq. 7; a mean is 18 times less in a batch of 3 × 6
+    region_scale: Scale = "none"  # Eq. 7, which smaller features satisfy; see its loss
     region_push: bool = False  # from the background: described below Eq. 7, but not in it
-    region_margin: NotNegative = 3.0  # how much farther than its human region the push wants a
-    # picture's background; not printed. Pooled stage-1 maps of untrained networks (on drawn people,
+    region_margin: NotNegative = 3.0  # how much farther than its human region the push wants an
+    # image's background; not printed. Pooled stage-1 maps of untrained networks (on drawn people,
     # normalised by batch) are 5 to 8 long, and backgrounds farther by 2 to 4.5 on average: 3 pushes
-    # about half of the pictures from the start, Eq. 20's 0.3 would push hardly any
+    # about half of the images from the start, Eq. 20's 0.3 would push hardly any
 
     attention: Literal["dam", "bam", "cbam", "iwpam", "none"] = "dam"  # Table 1; none: GeM alone
     regions: Positive = 6  # R of Eq. 10, not printed: as many as the field's usual stripes
     top_k: Positive = 2  # k of Eq. 12, not printed: "a small part" of them
     selection: Selection = "regions"  # Eq. 12 on a matrix; see layers/dynamic_attention.py
+    scaled: bool = False  # Eq. 14 prints no 1/√C before its softmax
+    gem_p: Annotated[float, Field(ge=1, le=100)] = 3.0  # b of Eq. 17, a hyperparameter, not
+    # printed: the code family's on SYSU-MM01
+    neck: bool = True  # BNNeck before the classifier: not mentioned, but the code family has it
 
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1  # ξ of Eq. 18, that of its source
     margin: NotNegative = 0.3  # ρ of Eq. 20, that of its source
-    negatives: Negatives = "both"  # of Eq. 20: its source's code, or mrda's prose; see its loss
-    gram: Gram = "row"  # norm of Eq. 21; see losses/consistency.py
-    reduction: Literal["mean", "sum"] = "mean"  # Eq. 7 and 20 print sums over the batch, whose
-    # size would then set their share in Eq. 23; Eq. 20's authors compute the mean
+    negatives: Negatives = "both"  # of Eq. 20: its source, mrda's prose or print; see its loss
+    center_reduction: Reduction = "mean"  # Eq. 20 is printed as a sum, 6 times the mean of 3
+    # people; so it is by its authors, whose released code computes the mean
+    gram: Gram = "row"  # ‖·‖₂ of Eq. 21, which in Eq. 1 is of every pixel and not of the whole
+    # image: by rows, as its source's code; or of the matrix
+    consistency_between: Between = "images"  # Eq. 21 and 22; see losses/consistency.py
 
 
 VARIANTS: dict[str, dict] = {
@@ -93,7 +102,14 @@ VARIANTS: dict[str, dict] = {
     "human-across": {"region_across": "human"},
     "background-push": {"region_push": True},
     "rows-top-k": {"selection": "rows"},
+    "scaled-dam": {"scaled": True},
+    "without-neck": {"neck": False},
 }
+
+
+def black(images: torch.Tensor) -> torch.Tensor:
+    """What a black pixel is among normalised ``images``: (1, 3, 1, 1)."""
+    return normalise(images.new_zeros(1, 1, 1, 3)).to(images.dtype)
 
 
 def reconstruct(images: torch.Tensor, bound: Bound = "clamp") -> dict[str, torch.Tensor]:
@@ -103,10 +119,27 @@ def reconstruct(images: torch.Tensor, bound: Bound = "clamp") -> dict[str, torch
     The equations are about the original image, so they hold for pixels, where what a mask takes
     away turns black; of normalised numbers a mask would take away shadows and lights alike.
     """
-    pixels = denormalise(images)  # (B, H, W, 3)
-    mask = human_mask(pixels.permute(0, 3, 1, 2).float(), bound).permute(0, 2, 3, 1)
-    masked = (normalise(m * pixels) for m in (mask, 1 - mask))
-    return dict(zip(REGIONS, (images, *masked), strict=True))
+    pixels = denormalise(images).permute(0, 3, 1, 2).to(images.dtype)
+    mask, zero = human_mask(pixels, bound), black(images)
+    weighed = (zero + m * (images - zero) for m in (mask, 1 - mask))
+    return dict(zip(REGIONS, (images, *weighed), strict=True))
+
+
+def random_crop(regions: dict[str, torch.Tensor], pad: int) -> dict[str, torch.Tensor]:
+    """Normalised images and their regions, each (B, 3, H, W), padded with ``pad`` black pixels on
+    every side and cut back to H × W at a random place, one for an image and its regions."""
+    n, _, height, width = regions["original"].shape
+    # drawn on the CPU: one place on every device
+    top, left = torch.randint(2 * pad + 1, (2, n, 1)).to(regions["original"].device)
+    image = torch.arange(n, device=top.device)[:, None, None]
+    rows = (top + torch.arange(height, device=top.device))[:, :, None]
+    columns = (left + torch.arange(width, device=top.device))[:, None]
+    cropped = {}
+    for region, x in regions.items():
+        padded = black(x).repeat(n, 1, height + 2 * pad, width + 2 * pad)
+        padded[:, :, pad:-pad, pad:-pad] = x
+        cropped[region] = padded.movedim(1, 3)[image, rows, columns].movedim(3, 1)
+    return cropped
 
 
 def make_attention(config: Config, channels: int) -> nn.Module:
@@ -117,7 +150,9 @@ def make_attention(config: Config, channels: int) -> nn.Module:
     CBAM, whose output is f weighted: both then count f once more.
     """
     if config.attention == "dam":
-        return DynamicAttention(channels, config.regions, config.top_k, config.selection)
+        return DynamicAttention(
+            channels, config.regions, config.top_k, config.selection, config.scaled
+        )
     return {"bam": BAM, "cbam": CBAM, "iwpam": IWPAM}[config.attention](channels)
 
 
@@ -135,9 +170,13 @@ class Model(nn.Module):
         )
         channels = self.backbone.channels
         self.attention = None if config.attention == "none" else make_attention(config, channels)
-        self.gem, self.avg = GeM(), GAP()
+        self.gem, self.avg = GeM(config.gem_p), GAP()
         self.neck = BNNeck(channels) if config.neck else nn.Identity()
-        self.classifier = nn.Linear(channels, identities)
+        self.classifier = nn.Linear(channels, identities, bias=False)
+        nn.init.normal_(self.classifier.weight, std=0.001)
+        self.trivial = {"identity": math.log(identities)}
+        if config.center_reduction == "mean":  # a sum's depends on the number of people in a batch
+            self.trivial["hetero_center"] = config.margin
 
     def stages(self, images: dict[str, torch.Tensor], background: int = 0) -> list[torch.Tensor]:
         """``{modality: (B_m, 3, H, W)}`` to the maps after stages 0 to 4, each (ΣB_m, C, h, w) in
@@ -156,12 +195,12 @@ class Model(nn.Module):
         return maps
 
     def enhance(self, maps: torch.Tensor) -> torch.Tensor:
-        """f (B, C, H, W) to ``F̄ = GeM(f) ⊕ avg(f̄)`` (Eq. 16), (B, C) float32."""
+        """f (B, C, H, W) to ``F̄ = GeM(f) ⊕ avg(f̄)`` (Eq. 16), (B, C); ⊕ adds."""
         f = self.gem(maps)
         if self.attention is None:
             return f
         with torch.autocast(maps.device.type, enabled=False):  # exponentials need float32
-            return f + self.avg(self.attention(maps.float()))
+            return f + self.avg(self.attention(at_least_float32(maps)))
 
     def embed(self, images: torch.Tensor, modality: str) -> torch.Tensor:
         """(B, 3, H, W) of one modality, originals alone, to retrieval features F̄ (B, C), compared
@@ -169,17 +208,22 @@ class Model(nn.Module):
         return self.neck(self.enhance(self.backbone({modality: images})))
 
     def images(self, batch: Batch) -> dict[str, dict[str, torch.Tensor]]:
-        """``{modality: {region: (B, 3, H, W)}}`` of the regions that train."""
-        originals = batch.images
-        if not self.config.mask:
-            return {m: {"original": x} for m, x in originals.items()}
-        used = REGIONS if self.config.region_push else REGIONS[:2]
-        every = {m: reconstruct(x, self.config.mask_bound) for m, x in originals.items()}
-        return {m: {region: regions[region] for region in used} for m, regions in every.items()}
+        """``{modality: {region: (B, 3, H, W)}}`` of the regions that train. Their masks are those
+        of the whole images; only then, in training mode, images and regions are cropped."""
+        config = self.config
+        used = REGIONS[: 1 + config.mask + (config.mask and config.region_push)]
+        images = {}
+        for modality, x in batch.images.items():
+            regions = reconstruct(x, config.mask_bound) if config.mask else {"original": x}
+            regions = {region: regions[region] for region in used}
+            if self.training and config.crop_pad:
+                regions = random_crop(regions, config.crop_pad)
+            images[modality] = regions
+        return images
 
     def losses(self, batch: Batch, epoch: int) -> dict[str, torch.Tensor]:
         """The terms of Eq. 23, all of weight 1. Originals and human regions count alike, as
-        pictures of their identity; the background has a part in the region-centre loss alone, but
+        images of their identity; the background has a part in the region-centre loss alone, but
         for the batch statistics of the stages that lead there."""
         config, people = self.config, batch.identity
         images = self.images(batch)
@@ -190,22 +234,26 @@ class Model(nn.Module):
         enhanced = self.enhance(last[:, :2].flatten(0, 2))
         visible, infrared = enhanced.chunk(2)
         identity = people.repeat(len(visible) // len(people))
-        sums = config.reduction == "sum"
         with torch.autocast(enhanced.device.type, enabled=False):  # bfloat16 keeps 2 or 3 digits
             logits = self.classifier(self.neck(enhanced))
-            triplet = hetero_center_triplet(
-                visible, infrared, identity, config.margin, config.negatives
-            )
             terms = {
                 "identity": F.cross_entropy(
                     logits, identity.repeat(2), label_smoothing=config.label_smoothing
                 ),
-                "hetero_center": triplet * (2 * len(people.unique()) if sums else 1),
-                "consistency": correlation_consistency(visible, infrared, identity, config.gram),
+                "hetero_center": hetero_center_triplet(
+                    visible,
+                    infrared,
+                    identity,
+                    config.margin,
+                    config.negatives,
+                    config.center_reduction,
+                ),
+                "consistency": correlation_consistency(
+                    visible, infrared, identity, config.gram, config.consistency_between
+                ),
             }
             if config.mask:
-                region = self.region_center(maps[config.region_stage], used, people)
-                terms["region_center"] = region * (len(people) if sums else 1)
+                terms["region_center"] = self.region_center(maps[config.region_stage], used, people)
         return terms
 
     def region_center(
@@ -213,7 +261,8 @@ class Model(nn.Module):
     ) -> torch.Tensor:
         """L_ac (Eq. 7) of one stage's maps (modality · region · B, C, h, w) of ``people`` (B,)."""
         config = self.config
-        f = self.avg(maps) if config.region_feature == "pooled" else maps.float().flatten(1)
+        pooled = config.region_feature == "pooled"
+        f = self.avg(maps) if pooled else at_least_float32(maps).flatten(1)
         f = f.unflatten(0, (len(MODALITIES), len(regions), len(people)))
         visible, infrared = (dict(zip(regions, modality, strict=True)) for modality in f)
         return region_center_loss(
@@ -223,4 +272,6 @@ class Model(nn.Module):
             between=config.region_between,
             across=config.region_across,
             margin=config.region_margin if config.region_push else None,
+            reduction=config.region_reduction,
+            scale=config.region_scale,
         )
