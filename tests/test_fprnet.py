@@ -317,9 +317,32 @@ def test_wins_are_counted_in_training_and_kept(batch):
     assert not alone.wins.any(), "one head alone plays no game"
 
 
-def test_shared_head_without_statistics_makes_the_joint_loss_a_mean(batch):
+@pytest.mark.parametrize("variant", ["fprnet", "released"])
+def test_statistics_of_single_modalities_in_training(variant, batch):
+    """A neck sees both modalities as one batch, "linear_bn" (released) each by itself."""
+    model, y = model_of(variant), batch.identity
+    head = model.heads["joint" if variant == "released" else "domain"]
+    linear, norm, _ = head.layers
+    with torch.no_grad():
+        blocks = [maps[5].mean((2, 3)) for maps in model.maps(batch.images).values()]
+        terms = model.losses(batch, 1)
+        x = torch.cat([b.repeat(1, linear.in_features // b.shape[1]) for b in blocks]).double()
+        x = x @ linear.weight.T.double() + (0 if linear.bias is None else linear.bias)
+        seen = [x[:8], x[8:]] if variant == "released" else [x]
+        x = torch.cat([(v - v.mean(0)) / (v.var(0, unbiased=False) + 1e-5).sqrt() for v in seen])
+        x = x * norm.weight + norm.bias
+        x = torch.where(x > 0, x, 0.1 * x) @ head.classifier.weight.T.double()
+        x = x + head.classifier.bias
+    for m, logits in zip(MODALITIES, x.chunk(2), strict=True):
+        torch.testing.assert_close(
+            terms[m].double(), F.cross_entropy(logits, y), rtol=1e-4, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("neck", [False, True])
+def test_shared_head_makes_the_joint_loss_a_mean(neck, batch):
     """Why Eq. 6 needs heads of the modalities' own: else, where the IR-RGB block wins, d = 0."""
-    model = model_of("shared-head", fusion=[], neck=False)
+    model = model_of("shared-head", fusion=[], neck=neck)
     with torch.no_grad():
         terms = model.losses(batch, 1)
     torch.testing.assert_close(terms["joint"], (terms["visible"] + terms["infrared"]) / 2)

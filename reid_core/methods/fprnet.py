@@ -279,9 +279,14 @@ class Model(nn.Module):
             block = {m: self.pool(c[5]) for m, c in maps.items()}
             terms = {"joint": self.joint_loss(block, features, people)}
             if config.domains != "none":
-                name = "joint" if config.domains == "shared" else "domain"
-                for m, x in block.items():
-                    terms[m] = F.cross_entropy(self.heads[name](self.alone(x)), people)
+                head = self.heads["joint" if config.domains == "shared" else "domain"]
+                alone = [self.alone(x) for x in block.values()]
+                if config.svd == "linear_bn":  # released: each modality by its own statistics
+                    logits = [head(x) for x in alone]
+                else:  # a neck sees both modalities, as in retrieval
+                    logits = head(torch.cat(alone)).chunk(2)
+                for m, x in zip(block, logits, strict=True):
+                    terms[m] = F.cross_entropy(x, people)
                 terms["bias"] = bias_correction(*terms.values(), config.bias_gradient)
         return {name: self.lambdas.get(name, 1) * term for name, term in terms.items()}
 
