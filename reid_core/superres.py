@@ -49,7 +49,7 @@ class Recipe:
     lr: float = 1e-3
     optimizer: str = "adam"  # sgd in the paper
     dropout: float = 0.0  # 0.5 in the paper
-    start: str = "picture"  # see SRCNN; not printed
+    start: str = "image"  # see SRCNN; not printed
     shuffle: int = 1  # see SRCNN; 2 in Table 7
 
 

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from reid_core.config import ConfigError
+from reid_core.config import ConfigError, strictly
 from reid_core.data.batches import Batch
+from reid_core.layers.pooling import BNNeck
 from reid_core.layers.svd_linear import SVDLinear, decorrelated, orthogonality
 from reid_core.layers.two_stream import MODALITIES
 from reid_core.methods import build, configure
@@ -30,7 +31,7 @@ PAPER = {  # the paper's settings, and what is done where it prints none
     "joint": "batch",
     "domains": "enlarged",
     "svd": "decorrelated",
-    "svd_from": 30,
+    "svd_from": 18,
     "svd_epochs": 2,
     "svd_rounds": 7,
     "svd_width": 512,
@@ -41,11 +42,11 @@ PAPER = {  # the paper's settings, and what is done where it prints none
     "activation": "leaky_relu",
     "fusion_activation": "relu",
     "slope": 0.1,
-    "game": "minimax",
+    "game": "similarity",
     "lambda1": 1.0,
     "lambda2": 1.0,
     "lambda3": 1.0,
-    "bias_gradient": True,
+    "bias_gradient": False,
 }
 
 
@@ -91,15 +92,15 @@ OTHERS = {
     "svdnet": {"fusion": [], "domains": "none", "activation": "none"},
     "released": {
         "smoothing": "after", "horizontal": "batch", "domains": "shared", "svd": "linear_bn",
-        "game": "count", "bias_gradient": False,
+        "game": "count",
     },
     "along-batch": {"horizontal": "batch"},
     "joint-channels": {"joint": "channels"},
     "shared-head": {"domains": "shared"},
     "linear-bn": {"svd": "linear_bn"},
-    "game-similarity": {"game": "similarity"},
     "game-count": {"game": "count"},
-    "bias-constant": {"bias_gradient": False},
+    "game-minimax": {"game": "minimax"},
+    "bias-gradient": {"bias_gradient": True},
 }  # fmt: skip
 TABLE_3 = {  # columns 2 to 10
     "lambda-1.5-1.5-1.5": (1.5, 1.5, 1.5),
@@ -141,8 +142,9 @@ def test_every_variant_learns_a_fixed_batch(variant, batch):
         optimizer.zero_grad()
         total.backward()
         frozen = {n for n, p in model.named_parameters() if p.grad is None}
-        layers = {n for n, m in model.named_modules() if isinstance(m, SVDLinear)}
-        assert frozen == ({f"{n}.weight" for n in layers} if step == 0 else set())
+        necks = {f"{n}.bias" for n, m in model.named_modules() if isinstance(m, BNNeck)}
+        layers = {f"{n}.weight" for n, m in model.named_modules() if isinstance(m, SVDLinear)}
+        assert frozen == necks | (layers if step == 0 else set())
         optimizer.step()
         totals.append(sum(term.item() for name, term in terms.items() if name != "bias"))
     assert totals[-1] < 0.8 * totals[0]  # e^|d| is at least 1
@@ -315,9 +317,32 @@ def test_wins_are_counted_in_training_and_kept(batch):
     assert not alone.wins.any(), "one head alone plays no game"
 
 
-def test_shared_head_without_statistics_makes_the_joint_loss_a_mean(batch):
+@pytest.mark.parametrize("variant", ["fprnet", "released"])
+def test_statistics_of_single_modalities_in_training(variant, batch):
+    """A neck sees both modalities as one batch, "linear_bn" (released) each by itself."""
+    model, y = model_of(variant), batch.identity
+    head = model.heads["joint" if variant == "released" else "domain"]
+    linear, norm, _ = head.layers
+    with torch.no_grad():
+        blocks = [maps[5].mean((2, 3)) for maps in model.maps(batch.images).values()]
+        terms = model.losses(batch, 1)
+        x = torch.cat([b.repeat(1, linear.in_features // b.shape[1]) for b in blocks]).double()
+        x = x @ linear.weight.T.double() + (0 if linear.bias is None else linear.bias)
+        seen = [x[:8], x[8:]] if variant == "released" else [x]
+        x = torch.cat([(v - v.mean(0)) / (v.var(0, unbiased=False) + 1e-5).sqrt() for v in seen])
+        x = x * norm.weight + norm.bias
+        x = torch.where(x > 0, x, 0.1 * x) @ head.classifier.weight.T.double()
+        x = x + head.classifier.bias
+    for m, logits in zip(MODALITIES, x.chunk(2), strict=True):
+        torch.testing.assert_close(
+            terms[m].double(), F.cross_entropy(logits, y), rtol=1e-4, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("neck", [False, True])
+def test_shared_head_makes_the_joint_loss_a_mean(neck, batch):
     """Why Eq. 6 needs heads of the modalities' own: else, where the IR-RGB block wins, d = 0."""
-    model = model_of("shared-head", fusion=[], neck=False)
+    model = model_of("shared-head", fusion=[], neck=neck)
     with torch.no_grad():
         terms = model.losses(batch, 1)
     torch.testing.assert_close(terms["joint"], (terms["visible"] + terms["infrared"]) / 2)
@@ -348,6 +373,33 @@ def test_heads_are_float32_under_autocast(variant, batch):
         embedded = model.eval().embed(batch.visible, "visible")
     assert set(seen) == {torch.float32} and embedded.dtype == torch.float32
     assert all(term.dtype == torch.float32 for term in terms.values())
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_trivial_values_are_those_of_heads_that_tell_nothing(variant, batch):
+    """Classifiers without weights. e^|d| is no measure of it: it is 1, its least, there."""
+    model = model_of(variant)
+    for head in model.heads.values():
+        nn.init.zeros_(head.classifier.weight), nn.init.zeros_(head.classifier.bias)
+    with torch.no_grad():
+        terms = model.losses(batch, 1)
+    assert terms.pop("bias", torch.ones(())).item() == pytest.approx(1)
+    assert terms.keys() == model.trivial.keys()
+    for name, term in terms.items():
+        assert term.item() == pytest.approx(model.trivial[name], rel=1e-5)
+
+
+@pytest.mark.parametrize("variant", ["fprnet", "released", "joint-channels", "svdnet"])
+def test_float64_stays(variant, batch):
+    model = model_of(variant).double()
+    exact = Batch(batch.visible.double(), batch.infrared.double(), batch.identity)
+    terms = model.losses(exact, 0)
+    sum(terms.values()).backward()
+    learned = [p for p in model.parameters() if p.grad is not None]
+    with torch.no_grad():
+        embedded = model.eval().embed(exact.infrared, "infrared")
+    for x in (*terms.values(), embedded, *(p.grad for p in learned)):
+        assert x.dtype == torch.float64 and torch.isfinite(x).all()
 
 
 # ------------------------------------------------------------------------------- what is embedded
@@ -427,6 +479,22 @@ def test_sizes_of_the_paper_profile(variant, sizes):
     assert {head.classifier.out_features for head in model.heads.values()} == {395}
 
 
+@pytest.mark.parametrize(
+    ("profile", "sizes"),
+    [
+        ("paper", [(72, 36), (36, 18), (18, 9), (9, 5)]),  # Tables 1 and 2
+        ("demo", [(24, 12), (12, 6), (6, 3), (6, 3)]),  # C(5) at a stride of 1
+    ],
+)
+def test_sizes_of_the_maps(profile, sizes):
+    run = configure("fprnet", "fprnet", profile, {"weights": "none"})
+    with torch.device("meta"):
+        model = build(run, 395)
+        found = model.maps({m: torch.empty(2, 3, run.height, run.width) for m in MODALITIES})
+    for maps in found.values():
+        assert [tuple(maps[k].shape[2:]) for k in range(2, 6)] == sizes
+
+
 # --------------------------------------------------------------------- restraint and relaxation
 
 
@@ -436,7 +504,18 @@ def test_rounds_by_hand():
     restraint = [3, 4, 7, 8]
     assert [e for e, (fixed, _) in enumerate(found) if fixed] == restraint
     assert [e for e, (_, begins) in enumerate(found) if begins] == [3, 7]
-    assert phase(Config(), 57) == (False, False) and phase(Config(), 54) == (True, True)
+    begins = [e for e in range(60) if phase(Config(), e)[1]]
+    assert begins == [18, 22, 26, 30, 34, 38, 42], "three before the rate falls at 30, four after"
+
+
+@pytest.mark.parametrize("profile", ["demo", "gpu", "paper"])
+def test_rounds_begin_while_the_rate_is_high_and_leave_time_to_recover(profile):
+    run = configure("fprnet", "fprnet", profile)
+    fixed = [e for e in range(run.epochs) if phase(strictly(Config, run.model, "fprnet"), e)[0]]
+    after = run.epochs - (fixed[-1] + 1 + run.model["svd_epochs"])
+    assert fixed[0] < run.epochs / 3 and after >= run.epochs / 5
+    rounds = run.model["svd_rounds"] * run.model["svd_epochs"]
+    assert len(fixed) == rounds, "all rounds fit into the run"
 
 
 def test_restraint_and_relaxation(batch):

@@ -16,9 +16,9 @@ TOP, BOTTOM = 5, 2
 class FeaturePyramid(nn.Module):
     """Vectors P(k) of a ResNet's maps C(k), k = 2..5 after its stages 1..4.
 
-    ``P'(5) = ω1 ⊙ C(5)``, ``P'(k) = ω2 ⊙ (ω1 ⊙ C(k) + 2×P'(k+1))`` with 1×1 convolutions ω1 and
-    3×3 convolutions ω2 of each level's own, ``P(k) = avgpool(P'(k))``. "2×" is bilinear, to the
-    size of C(k): an odd one is not twice the size above it.
+    ``P'(5) = ω1 ⊙ C(5)``, ``P'(k) = ω2 ⊙ (ω1 ⊙ C(k) + 2×P'(k+1))``, ``P(k) = avgpool(P'(k))``.
+    ⊙ is convolution: each level has a 1×1 convolution ω1 and a 3×3 convolution ω2 of its own. "2×"
+    is bilinear, to the size of C(k): an odd one is not twice the size above it.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ class FeaturePyramid(nn.Module):
 
     def forward(self, maps: Mapping[int, torch.Tensor]) -> dict[int, torch.Tensor]:
         """``{k: C(k) (B, C_k, H_k, W_k)}`` of every level from the top to the lowest asked for, to
-        ``{k: P(k) (B, width)}`` of those asked for, float32."""
+        ``{k: P(k) (B, width)}`` of those asked for, at least float32."""
         found, above = {}, None
         for name, lateral in self.lateral.items():
             k = int(name)

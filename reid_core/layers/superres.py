@@ -1,6 +1,6 @@
 """Super-resolution of the luminance: SRCNN (Dong et al., TPAMI 2016) as Table 7 of fprnet has it.
 
-Pictures are (B, 3, H, W) RGB or (B, 1, H, W) luminance, 0 to 1.
+Images are (B, 3, H, W) RGB or (B, 1, H, W) luminance, 0 to 1.
 """
 
 import torch
@@ -29,13 +29,13 @@ def to_rgb(images: torch.Tensor) -> torch.Tensor:
 
 
 def psnr(images: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Peak signal-to-noise ratio (B,) of each picture in dB, what leaves 0..1 cut off."""
+    """Peak signal-to-noise ratio (B,) of each image in dB, what leaves 0..1 cut off."""
     error = (images.clamp(0, 1) - target).square().mean(dim=(1, 2, 3))
     return -10 * error.log10()
 
 
 class SRCNN(nn.Module):
-    """Bicubic ×2, then three convolutions: features, their mapping, the picture (Table 7, fprnet).
+    """Bicubic ×2, then three convolutions: features, their mapping, the image (Table 7, fprnet).
 
     Parameters
     ----------
@@ -46,22 +46,22 @@ class SRCNN(nn.Module):
         that to 256 is no third reading: the mean of shuffled channels is one convolution again.)
     dropout : float
         Before the last convolution; the paper prints a rate and no place.
-    start : "picture" or "random"
+    start : "image" or "random"
         How the convolutions begin, which the paper does not print: the first channel hands the
         luminance through, the others hold a tenth of torch's random weights; or all are random.
     """
 
-    def __init__(self, shuffle: int = 1, dropout: float = 0.0, start: str = "picture"):
+    def __init__(self, shuffle: int = 1, dropout: float = 0.0, start: str = "image"):
         super().__init__()
         self.factor = 2 * shuffle
         features = nn.Conv2d(1, 64, 9, padding=4)
         mapping = nn.Conv2d(64, 32, 1)
-        picture = nn.Conv2d(32, shuffle**2, 5, padding=2)
-        if start == "picture":
-            for layer in (features, mapping, picture):
+        image = nn.Conv2d(32, shuffle**2, 5, padding=2)
+        if start == "image":
+            for layer in (features, mapping, image):
                 _hand_through(layer)
         self.layers = nn.Sequential(
-            features, nn.ReLU(), mapping, nn.ReLU(), nn.Dropout(dropout), picture,
+            features, nn.ReLU(), mapping, nn.ReLU(), nn.Dropout(dropout), image,
             nn.PixelShuffle(shuffle),
         )  # fmt: skip
 
@@ -72,7 +72,7 @@ class SRCNN(nn.Module):
 
 @torch.no_grad()
 def _hand_through(layer: nn.Conv2d) -> None:
-    first = layer.weight if layer.in_channels == 32 else layer.weight[:1]  # the picture's: all
+    first = layer.weight if layer.in_channels == 32 else layer.weight[:1]  # the image's: all
     layer.weight.mul_(0.1)
     layer.bias.zero_()
     middle = layer.kernel_size[0] // 2

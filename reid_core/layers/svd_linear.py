@@ -48,8 +48,8 @@ def orthogonality(weight: torch.Tensor) -> float:
 
 
 class SVDLinear(nn.Linear):
-    """SVDNet's Eigenlayer: linear, without bias. Who trains it alternates restraint, with the
-    weight vectors made orthogonal and fixed, and relaxation, where they learn."""
+    """SVDNet's Eigenlayer: linear, without bias. Its training alternates between restraint, where
+    the weight vectors are made orthogonal and fixed, and relaxation, where they learn."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__(inputs, outputs, bias=False)

@@ -5,15 +5,16 @@
   and how is ``fusion``, a grid of names: every row of Table 4 is such a value; see
   layers/random_fusion.py.
 - *Cross-modal prediction* (§3.2): the IR-RGB block (C(5) of both modalities) and the fusion block
-  play for the joint loss L_ri; L_r and L_i are of either modality's block alone; e^|d| keeps the
-  three together. Each head begins with SVDNet's decorrelated layer.
+  play for the joint loss L_ri; L_r and L_i are of either modality's block alone; e^|d| is added.
+  Each head begins with SVDNet's decorrelated layer.
 
-r is visible, i is infrared. Retrieval embeds one picture of one modality, through the IR-RGB
-block's head where that judges pictures one by one (the default), else through the single
-modalities' head; never does it need a picture of the other modality. Open points of the paper, what
-is done by default, and how to switch, are in notebook 13.
+r is visible, i is infrared. Retrieval embeds one image of one modality. It never needs an image of
+the other modality. It uses the IR-RGB block's head where that judges images one by one (the
+default), else the single modalities' head. Notebook 13 lists the open points of the paper, what is
+done by default, and how to switch.
 """
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Literal
@@ -25,7 +26,7 @@ from torch import nn
 
 from reid_core.config import ConfigError, NotNegative, Positive, Weights
 from reid_core.data.batches import Batch
-from reid_core.layers.pooling import GAP
+from reid_core.layers.pooling import GAP, BNNeck
 from reid_core.layers.pyramid import FeaturePyramid, Smoothing
 from reid_core.layers.random_fusion import EXTRACTED, HYBRID, Grid, fuse, side_by_side, stacked
 from reid_core.layers.svd_linear import SVDLinear
@@ -33,7 +34,7 @@ from reid_core.layers.two_stream import MODALITIES, Backbone, TwoStreamResNet
 from reid_core.losses.hybrid import Game, bias_correction, play
 
 # §4.2: SGD, 0.01, lower after 30 epochs of 60, batches of 32, random crop and flip. The code of the
-# paper draws 32 people with one picture of each in both modalities, and has no warm-up.
+# paper draws 32 people with one image of each in both modalities, and has no warm-up.
 RECIPE: dict = {
     "identities": 32,
     "images": 1,
@@ -65,7 +66,7 @@ class Config:
     horizontal: Literal["channels", "batch"] = "channels"
 
     # The IR-RGB block: C(5) of both modalities along the "batch", as released, the one reading by
-    # which its head can embed a picture alone; or as "channels"; or "none" (Table 5)
+    # which its head can embed an image alone; or as "channels"; or "none" (Table 5)
     joint: Literal["batch", "channels", "none"] = "batch"
     # Whose layers judge a single modality's block: "own" ones of both modalities; own ones that
     # see it "enlarged" by 2 (§3.2): a 1 × 1 map becomes four copies of it; the IR-RGB block's,
@@ -73,28 +74,31 @@ class Config:
     domains: Literal["enlarged", "own", "shared", "none"] = "enlarged"
 
     svd: Literal["decorrelated", "linear_bn"] = "decorrelated"  # SVDNet's, or released
-    # Restraint and relaxation as in SVDNet: there 7 rounds of as many steps of each, a third of the
-    # steps before; here they begin with the drop of the learning rate
-    svd_from: Annotated[int, Field(ge=0)] = 30  # epochs
+    # Restraint and relaxation as in SVDNet's released code: 7 rounds, of which 3 begin at the
+    # learning rate of the first training and 4 at a tenth of it. So here 3 come before the drop of
+    # the rate at epoch 30, 4 after it, and the last 14 epochs decorrelate nothing
+    svd_from: Annotated[int, Field(ge=0)] = 18  # epochs
     svd_epochs: Positive = 2  # of each restraint and of each relaxation
     svd_rounds: Annotated[int, Field(ge=0)] = 7
     svd_width: Positive = 512  # of the SVD layers of all heads but fusion's; released
     svd_layers: Annotated[int, Field(ge=0)] = 1  # so many; 0 leaves C(5) to the classifier
-    neck: bool = False  # batch normalisation behind each SVD layer (or behind C(5), where there is
-    # none), not in the paper: for networks from scratch. "linear_bn" has it anyway
+    neck: bool = False  # a BNNeck behind each SVD layer (or behind C(5), where there is none), not
+    # in the paper: for networks from scratch. "linear_bn" has its own batch normalisation
     fusion_width: Positive = 128  # of fusion's first, the next is half as wide; released
     fusion_layers: Positive = 2  # §3.2
     activation: Activation = "leaky_relu"  # §3.2, after each of these layers
     fusion_activation: Activation = "relu"  # §3.2
     slope: NotNegative = 0.1  # of leaky_relu; released
 
-    # "minimax" (caption of Fig. 1): the head with the larger loss learns. "similarity" (§3.2) and
-    # "count" (released): the one that leads, and so goes on leading, while the other learns nothing
-    game: Game = "minimax"
+    # "similarity" (§3.2): the head that is right in a larger share of its rows learns; "count"
+    # (released): in more rows; "minimax" (caption of Fig. 1): the head with the larger loss. By the
+    # first two the head that leads goes on leading, and the other one soon learns nothing
+    game: Game = "similarity"
     lambda1: NotNegative = 1.0  # of L_ri, §4.2
     lambda2: NotNegative = 1.0  # of L_r
     lambda3: NotNegative = 1.0  # of L_i
-    bias_gradient: bool = True  # of e^|d| (Eq. 7); released: none
+    bias_gradient: bool = False  # of e^|d| (Eq. 7): the paper names none, and the released code
+    # has none
 
     def __post_init__(self) -> None:
         rows = {len(row) for row in self.fusion}
@@ -105,7 +109,7 @@ class Config:
         if self.joint != "batch" and self.domains in ("shared", "none"):
             raise ConfigError(
                 f"domains: found '{self.domains}' with joint '{self.joint}', expected 'own' or "
-                "'enlarged': some head must judge a picture of one modality alone"
+                "'enlarged': some head must judge an image of one modality alone"
             )
 
 
@@ -148,15 +152,14 @@ VARIANTS: dict[str, dict] = {
         "domains": "shared",
         "svd": "linear_bn",
         "game": "count",
-        "bias_gradient": False,
     },
     "along-batch": {"horizontal": "batch"},
     "joint-channels": {"joint": "channels"},
     "shared-head": {"domains": "shared"},
     "linear-bn": {"svd": "linear_bn"},
-    "game-similarity": {"game": "similarity"},
     "game-count": {"game": "count"},
-    "bias-constant": {"bias_gradient": False},
+    "game-minimax": {"game": "minimax"},
+    "bias-gradient": {"bias_gradient": True},
 }
 
 
@@ -182,11 +185,13 @@ class Head(nn.Module):
             else:
                 layers.append(nn.Linear(before, width))
                 nn.init.kaiming_normal_(layers[-1].weight)
-            if config.neck or config.svd == "linear_bn":
+            if config.svd == "linear_bn":
                 layers.append(nn.BatchNorm1d(width))
+            elif config.neck:
+                layers.append(BNNeck(width))
             layers.append(activation)
         if config.neck and not widths:
-            layers.append(nn.BatchNorm1d(inputs))
+            layers.append(BNNeck(inputs))
         self.layers = nn.Sequential(*layers)
         self.classifier = nn.Linear((inputs, *widths)[-1], identities)
         nn.init.normal_(self.classifier.weight, std=0.001)
@@ -230,6 +235,11 @@ class Model(nn.Module):
             widths = tuple(config.fusion_width // 2**n for n in range(config.fusion_layers))
             heads["fusion"] = width * joined, widths, config.fusion_activation
         self.heads = nn.ModuleDict({n: Head(config, identities, *h) for n, h in heads.items()})
+        self.lambdas = {"joint": config.lambda1}
+        if config.domains != "none":
+            self.lambdas |= {"visible": config.lambda2, "infrared": config.lambda3}
+        # e^|d| has no such value: it is 1 wherever the losses agree, learned or not
+        self.trivial = {name: w * math.log(identities) for name, w in self.lambdas.items()}
         # both are part of a run's state: when W last became U S, and how often which head has won
         self.register_buffer("decorrelated_in", torch.tensor(-1))
         self.register_buffer("wins", torch.zeros(2, dtype=torch.int64))  # joint, fusion
@@ -269,12 +279,16 @@ class Model(nn.Module):
             block = {m: self.pool(c[5]) for m, c in maps.items()}
             terms = {"joint": self.joint_loss(block, features, people)}
             if config.domains != "none":
-                name = "joint" if config.domains == "shared" else "domain"
-                for m, x in block.items():
-                    terms[m] = F.cross_entropy(self.heads[name](self.alone(x)), people)
+                head = self.heads["joint" if config.domains == "shared" else "domain"]
+                alone = [self.alone(x) for x in block.values()]
+                if config.svd == "linear_bn":  # released: each modality by its own statistics
+                    logits = [head(x) for x in alone]
+                else:  # a neck sees both modalities, as in retrieval
+                    logits = head(torch.cat(alone)).chunk(2)
+                for m, x in zip(block, logits, strict=True):
+                    terms[m] = F.cross_entropy(x, people)
                 terms["bias"] = bias_correction(*terms.values(), config.bias_gradient)
-        weights = {"joint": config.lambda1, "visible": config.lambda2, "infrared": config.lambda3}
-        return {name: weights.get(name, 1) * term for name, term in terms.items()}
+        return {name: self.lambdas.get(name, 1) * term for name, term in terms.items()}
 
     def joint_loss(
         self,
@@ -301,8 +315,8 @@ class Model(nn.Module):
         return loss
 
     def restrain(self, epoch: int) -> None:
-        """SVDNet's rounds: at the begin of one the SVD layers' W becomes U S; fixed through the
-        restraint, it learns again in the relaxation."""
+        """SVDNet's rounds: at the beginning of one the SVD layers' W becomes U S. It is fixed
+        through the restraint and learns again in the relaxation."""
         fixed, begins = phase(self.config, epoch)
         layers = [layer for layer in self.modules() if isinstance(layer, SVDLinear)]
         if self.training and begins and self.decorrelated_in != epoch:
