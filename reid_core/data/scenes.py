@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from reid_core.data.dolls import Person, cloth
 from reid_core.data.drawing import SUPERSAMPLE, draw_labels
 
-# ``Camera.blur``. Visible and infrared are fitted to 60 real crops of SYSU-MM01, resized to 96 × 48:
+# ``Camera.blur``. Visible and infrared: fitted to 60 real crops of SYSU-MM01, resized to 96 × 48;
 # the Laplacian of the luminance, divided by the contrast, is 0.48 and 0.34 there, and 0.49 and 0.35
 # in drawn images. Indoors and outdoors hardly differ. Thermal is not measured. Its sensors resolve
 # less than near-infrared ones.
