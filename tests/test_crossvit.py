@@ -212,7 +212,9 @@ def test_every_weight_learns(embedding):
     model = CrossViT((16, 16), TINY._replace(patches=(8, 16), embedding=embedding))
     varied(model).train()
     sum((z * torch.randn_like(z)).sum() for z in model(torch.randn(2, 3, 16, 16))).backward()
-    assert all(p.grad is not None and p.grad.any() for p in model.parameters())
+    still = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    # the same number added to all keys changes no softmax: only rounding moves their bias
+    assert all(name.endswith("Vk.bias") for name in still)
 
 
 @torch.no_grad()
@@ -372,9 +374,3 @@ def test_positions_are_resized_bicubically():
     found = resize_positions(positions, (6, 3))
     torch.testing.assert_close(found[:, 1:].reshape(1, 6, 3, 3).permute(0, 3, 1, 2), expected)
     torch.testing.assert_close(found[:, :1], positions[:, :1])
-
-
-def test_places_begin_as_far_apart_as_patches():
-    model = CrossViT((96, 48), Size())
-    for tokens in (*model.x_cls, *model.E_pos):
-        assert tokens.std().item() == pytest.approx(0.5, abs=0.08)

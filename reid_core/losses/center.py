@@ -24,7 +24,8 @@ class CenterLoss(nn.Module):
         self.register_buffer("centres", torch.zeros(identities, channels))
 
     def forward(self, features: torch.Tensor, identity: torch.Tensor) -> torch.Tensor:
-        """``features`` (n, D) float32 of ``identity`` (n,) int64, in any order and number."""
+        """``features`` (n, D) of ``identity`` (n,) int64, in any order and number; float32, or
+        float64 after ``double()``."""
         away = features - self.centres[identity]
         loss = 0.5 * away.square().sum(1).mean()
         if self.training:

@@ -3,8 +3,8 @@ crossvit_csa).
 
 - *CrossViT* (§1.2): two vision transformers with patches of two sizes look at every image, and at
   its grayscale companion; see layers/crossvit.py.
-- *CSA* (§1.3): channel and spatial attention over the maps that the patch tokens form. By setting it
-  also sees, in training, the maps of a person's two modalities fused.
+- *CSA* (§1.3): channel and spatial attention over the maps that the patch tokens form. In variant
+  "pair" it also sees, in training, the maps of a person's two modalities fused.
 - *Losses* (§1.4): label-smoothed cross-entropy and a triplet loss with adaptive weights.
 
 Retrieval embeds an image with its own companion, and nothing of the other modality: a query has
@@ -157,7 +157,7 @@ def companion(images: torch.Tensor) -> torch.Tensor:
     last bits of what is computed from them depend."""
     with torch.autocast(images.device.type, enabled=False):
         gray = normalise(luma(denormalise(images)).expand(-1, -1, -1, 3))
-    return gray.to(images.dtype, memory_format=torch.contiguous_format)
+    return gray.to(images.dtype).contiguous()
 
 
 class SummedSpatialAttention(nn.Module):
