@@ -75,8 +75,12 @@ def _distinct(points: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
 
 def _mutual_prediction() -> list[Artefact]:
     paper, full = "mutual_prediction", "mutual_prediction/fgfl-cmimpl"
+    variants = mutual_prediction.VARIANTS
     fields = {
-        field: (field, [full] + [f"{paper}/{v}" for v in mutual_prediction.VARIANTS if field in v])
+        field: (
+            field,
+            [full] + [f"{paper}/{v}" for v, own in variants.items() if {*own} == {field}],
+        )
         for field in ("alpha", "beta")
     }
     points = [(v, k) for k in ("sysu", "regdb") for _, names in fields.values() for v in names]

@@ -6,8 +6,14 @@ import pytest
 import torch
 from torch import nn
 
+from reid_core.data.batches import Batch
 from reid_core.layers.two_stream import MODALITIES
-from reid_core.losses.mutual_prediction import identity_loss, mutual_prediction_loss
+from reid_core.losses.metric import metric_loss
+from reid_core.losses.mutual_prediction import (
+    fixed_identity_loss,
+    identity_loss,
+    mutual_prediction_loss,
+)
 from reid_core.losses.triplet import batch_hard_triplet
 from reid_core.methods import build, configure
 from reid_core.methods.mutual_prediction import VARIANTS, FineGrained, Model, phase
@@ -18,7 +24,8 @@ IDENTITIES = 4
 
 def cross_entropy(features: torch.Tensor, classifier: nn.Linear, identity: torch.Tensor) -> float:
     """−(1/n) Σ_i log softmax(W f_i)[y_i], number by number."""
-    weight, bias, total = classifier.weight.tolist(), classifier.bias.tolist(), 0.0
+    weight, total = classifier.weight.tolist(), 0.0
+    bias = [0.0] * len(weight) if classifier.bias is None else classifier.bias.tolist()
     for f, y in zip(features.tolist(), identity.tolist(), strict=True):
         logits = [
             sum(a * b for a, b in zip(row, f, strict=True)) + c
@@ -28,11 +35,12 @@ def cross_entropy(features: torch.Tensor, classifier: nn.Linear, identity: torch
     return total / len(features)
 
 
-@pytest.fixture
-def toy():
+@pytest.fixture(params=[True, False], ids=["bias", "no bias"])
+def toy(request):
     torch.manual_seed(0)
     features = {m: torch.randn(6, 5, dtype=torch.double) for m in MODALITIES}
-    classifiers = nn.ModuleDict({m: nn.Linear(5, 3, dtype=torch.double) for m in MODALITIES})
+    of = {"bias": request.param, "dtype": torch.double}
+    classifiers = nn.ModuleDict({m: nn.Linear(5, 3, **of) for m in MODALITIES})
     return features, classifiers, torch.tensor([0, 1, 2, 2, 1, 0])
 
 
@@ -52,7 +60,12 @@ def test_mutual_prediction_goes_through_the_other_classifier(toy):
     assert mutual_prediction_loss(f, w, y).item() == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("loss", [identity_loss, mutual_prediction_loss])
+def test_fixed_identity_loss_is_the_identity_loss(toy):
+    f, w, y = toy
+    assert fixed_identity_loss(f, w, y).item() == pytest.approx(identity_loss(f, w, y).item())
+
+
+@pytest.mark.parametrize("loss", [identity_loss, fixed_identity_loss, mutual_prediction_loss])
 def test_gradients_and_row_order(loss, toy):
     f, w, y = toy
 
@@ -66,11 +79,12 @@ def test_gradients_and_row_order(loss, toy):
     torch.testing.assert_close(mixed, loss(f, w, y))
 
 
-def test_classifiers_learn_from_their_own_modality_only(toy):
+@pytest.mark.parametrize("fixed", [fixed_identity_loss, mutual_prediction_loss])
+def test_classifiers_learn_from_their_own_modality_only(fixed, toy):
     """Eq. 11 trains W_v and W_t; of Eq. 12 nothing reaches them."""
     f, w, y = toy
     leaves = {m: x.clone().requires_grad_() for m, x in f.items()}
-    mutual_prediction_loss(leaves, w, y).backward()
+    fixed(leaves, w, y).backward()
     assert all(p.grad is None for p in w.parameters())
     assert all(x.grad.abs().sum() > 0 for x in leaves.values())
     identity_loss(leaves, w, y).backward()
@@ -112,6 +126,17 @@ def test_phases_of_the_papers_schedule():
     for block in range(12):
         expected = (True, False) if block % 2 == 0 else (False, True)
         assert active[20 + 5 * block : 25 + 5 * block] == [expected] * 5
+
+
+def test_phases_of_demo_are_the_papers_in_small():
+    """The mutual terms begin after a quarter of the epochs and have twelve blocks."""
+    demo = configure("mutual_prediction", "fgfl-cmimpl", "demo")
+    paper = configure("mutual_prediction", "fgfl-cmimpl", "paper")
+    shares = []
+    for run in (demo, paper):
+        start, block = run.model["start_epoch"], run.model["alternate"]
+        shares.append((start / run.epochs, (run.epochs - start) / block))
+    assert shares == [(1 / 4, 12)] * 2
 
 
 def test_literal_sum_of_equation_13():
@@ -191,20 +216,22 @@ def test_terms_are_those_of_equation_13(batch):
     )
 
 
-def test_who_learns_in_which_phase(batch):
+@pytest.mark.parametrize(
+    "variant", ["fgfl-cmimpl", "beta-10-own", "beta-10-shared", "without-neck"]
+)
+def test_who_learns_in_which_phase(variant, batch):
     """§3.5.2: every term trains the encoder; the classifiers W_v and W_t learn from L_v-t alone,
-    and stay as they are through an epoch of L_t-v, momentum and weight decay included."""
-    model = model_of("fgfl-cmimpl")
-    optimizer = make_optimizer(configure("mutual_prediction", "fgfl-cmimpl", "smoke"), model)
+    and stay as they are through an epoch of L_t-v, momentum and weight decay included. W_id learns
+    from L_ID in both."""
+    model = model_of(variant)
+    optimizer = make_optimizer(configure("mutual_prediction", variant, "smoke"), model)
     for epoch in (0, 1):
         optimizer.zero_grad()
         before = {n: p.detach().clone() for n, p in model.named_parameters()}
         sum(model.losses(batch, epoch).values()).backward()
         optimizer.step()
         still = {n for n, p in model.named_parameters() if torch.equal(p, before[n])}
-        fixed = {"neck.bias"}
-        if epoch == 1:
-            fixed |= {f"W.{m}.{part}" for m in MODALITIES for part in ("weight", "bias")}
+        fixed = {n for n in before if n == "neck.bias" or (epoch == 1 and n.startswith("W."))}
         assert still == fixed
         assert model.backbone.private["visible"][0][0].weight.grad.abs().sum() > 0
 
@@ -231,6 +258,91 @@ def test_which_part_learns_from_which_term(term, expected, batch):
         assert touched == [name in expected] * len(touched), name
     rows = f[0].grad.abs().sum(1).reshape(2, -1).sum(1)
     assert (rows > 0).all(), "the features of both modalities learn"
+
+
+@pytest.mark.parametrize(
+    "judge, inputs", [("own", "fine"), ("own", "global"), ("shared", "global")]
+)
+def test_controls_have_the_same_weight_and_no_crossing(judge, inputs, batch):
+    """β times the identity losses of the modality's own classifier, or of W_id, which sees f^m
+    whatever W_v and W_t see. Their gradients reach no classifier."""
+    model = model_of("both-terms", judge=judge, beta=10.0, classifier_input=inputs, margin=100.0)
+    nn.init.normal_(model.W_id.weight)
+    for w in model.W.values():
+        nn.init.normal_(w.weight)
+    f = keep_features(model)
+    term = model.losses(batch, epoch=0)["mutual"]
+    term.backward()
+    assert all(p.grad is None for part in (model.W_id, model.W) for p in part.parameters())
+    assert (f[0].grad.abs().sum(1) > 0).all(), "the features of both modalities learn"
+    with torch.no_grad():
+        seen = dict(zip(MODALITIES, model.train().neck(f[0]).chunk(2), strict=True))
+    judges = model.W if judge == "own" else dict.fromkeys(MODALITIES, model.W_id)
+    width = next(iter(judges.values())).in_features
+    own = sum(cross_entropy(seen[m][:, :width], judges[m], batch.identity) for m in MODALITIES)
+    assert term.item() == pytest.approx(10 * own, rel=1e-4)
+
+
+def test_baseline_is_the_two_stream_network_with_twice_its_identity_loss(batch):
+    """DSN (§3.2) and ``baselines/two-stream`` from the same weights: Eq. 1 adds the two modalities'
+    means, and the code it follows takes the mean of both."""
+    model = model_of("baseline").double()
+    other = build(configure("baselines", "two-stream", "smoke"), IDENTITIES).double()
+    other.backbone.load_state_dict(model.backbone.state_dict())
+    other.head.neck.load_state_dict(model.neck.state_dict())
+    other.head.classifier.load_state_dict(model.W_id.state_dict())
+    wide = Batch(batch.visible.double(), batch.infrared.double(), batch.identity)
+    ours, theirs = (m.losses(wide, 0) for m in (model, other))
+    assert ours["identity"].item() == pytest.approx(2 * theirs["identity"].item(), rel=1e-12)
+    assert ours["triplet"].item() == pytest.approx(theirs["triplet"].item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_float64_stays_float64(variant, batch):
+    model = model_of(variant).double()
+    wide = Batch(batch.visible.double(), batch.infrared.double(), batch.identity)
+    terms = {k: v for epoch in (0, 1) for k, v in model.losses(wide, epoch).items()}
+    features = [model.eval().embed(getattr(wide, m), m) for m in MODALITIES]
+    for found in (*terms.values(), *features):
+        assert found.dtype == torch.float64 and torch.isfinite(found).all()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_trivial_values_are_those_of_features_that_carry_nothing(variant, batch):
+    """All features one point, and classifiers that have learnt nothing."""
+    model = model_of(variant)
+    for parameter in [p for n, p in model.named_parameters() if n.startswith("W")]:
+        nn.init.zeros_(parameter)
+    width = model.W_id.in_features
+    model.features = lambda images: torch.ones(16, width)
+    terms = {k: v.item() for epoch in (0, 1) for k, v in model.losses(batch, epoch).items()}
+    assert terms == pytest.approx(model.trivial, rel=1e-6)
+
+
+def test_classifiers_of_the_neck_and_of_the_literal_reading():
+    model, literal = model_of("fgfl-cmimpl"), model_of("without-neck")
+    for classifier in (model.W_id, *model.W.values()):
+        assert classifier.bias is None
+        assert classifier.weight.std().item() == pytest.approx(0.001, rel=0.1)
+    assert all(w.bias is not None for w in (literal.W_id, *literal.W.values()))
+    assert isinstance(literal.neck, nn.Identity)
+
+
+@pytest.mark.parametrize(
+    "variant, metric",
+    [
+        ("fgfl", "batch_hard"),
+        ("soft-margin", "batch_hard_soft"),
+        ("unit-triplet", "batch_hard_unit"),
+    ],
+)
+def test_metric_of_the_triplet_term(variant, metric, batch):
+    paper = configure("mutual_prediction", variant, "paper").model
+    assert (paper["metric"], paper["margin"]) == (metric, 0.3)
+    model = model_of(variant, metric=metric).eval()
+    with torch.no_grad():
+        found, f = model.losses(batch, 0)["triplet"], model.features(batch.images)
+    torch.testing.assert_close(found, metric_loss(metric, f, batch.identity, 0.3))
 
 
 def keep_features(model: Model) -> list[torch.Tensor]:

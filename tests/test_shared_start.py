@@ -29,7 +29,7 @@ def siblings(tmp_path_factory, tiny_dolls):
     return folder
 
 
-@pytest.mark.parametrize("variant", ["alpha-1", "both-terms"])
+@pytest.mark.parametrize("variant", ["alpha-1", "both-terms", "beta-10-own"])
 def test_a_shared_start_changes_no_bit(siblings, tmp_path, tiny_dolls, monkeypatch, variant):
     run, folders = sweep(variant), []
     for results in (siblings, tmp_path):
@@ -69,7 +69,7 @@ def key(run: RunConfig, data: str = "pictures") -> str:
 
 def test_only_late_settings_may_differ(monkeypatch):
     own = key(sweep("fgfl-cmimpl"))
-    for same in (sweep("alpha-1"), sweep("beta-30"), sweep("both-terms")):
+    for same in (sweep("alpha-1"), sweep("beta-30"), sweep("both-terms"), sweep("beta-10-own")):
         assert key(same) == own
     for other in (sweep("alpha-1", lr=0.01), sweep("fgfl"), sweep("alpha-1", start_epoch=1)):
         assert key(other) != own

@@ -1,8 +1,8 @@
 """Fine-grained cross-modality re-identification by mutual prediction (paper: mutual_prediction).
 
-- *DSN* (§3.2): the paper's two-stream baseline; stage 0 private, stages 1 to 4 shared. Unlike
-  ``baselines/two-stream`` it has no BNNeck (but in demo and smoke), and its identity loss is the
-  sum of both modalities' means, so twice as strong.
+- *DSN* (§3.2): the paper's two-stream baseline; stage 0 private, stages 1 to 4 shared. It is
+  ``baselines/two-stream`` but for its identity loss, the sum of both modalities' means, so twice
+  as strong.
 - *FGFL* (§3.3), fine-grained feature learning: the global feature and six stripes' features.
 - *CMIMPL* (§3.4), cross-modality identity mutual predictive learning: a classifier per modality
   learns to tell its own modality's people apart; then, fixed, it judges the other modality's
@@ -12,6 +12,7 @@ v is visible, t is thermal: the infrared modality of every dataset. Open points 
 is done by default, and how to switch, stand at the end of notebook 11.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -24,8 +25,12 @@ from reid_core.data.batches import Batch
 from reid_core.layers.pooling import GAP, BNNeck
 from reid_core.layers.stripes import require_even
 from reid_core.layers.two_stream import MODALITIES, Backbone, TwoStreamResNet
-from reid_core.losses.mutual_prediction import identity_loss, mutual_prediction_loss
-from reid_core.losses.triplet import batch_hard_triplet
+from reid_core.losses.metric import Metric, metric_loss, trivial_value
+from reid_core.losses.mutual_prediction import (
+    fixed_identity_loss,
+    identity_loss,
+    mutual_prediction_loss,
+)
 
 # §3.5.2 and §4.2; the rest of the paper's recipe is RunConfig's default
 RECIPE: dict = {"epochs": 80, "regdb": {"alpha": 35.0, "beta": 4.0}}
@@ -38,9 +43,10 @@ class Config:
     backbone: Backbone = "resnet50"  # §3.5.1
     weights: Weights = "imagenet"  # or "none", or the name of a state dict in data/weights
     last_stride: Literal[1, 2] = 1  # not printed; 2 leaves 9 rows, which six stripes cannot share
+    metric: Metric = "batch_hard"  # Eq. 2 and 10 as printed; AGW's own code has another one
     margin: NotNegative = 0.3  # m of Eq. 2 and 10
-    neck: bool = False  # BNNeck before the classifiers, not in the paper: a network from scratch
-    # collapses without it (all features alike, where the triplet loss is its margin)
+    neck: bool = True  # BNNeck before classifiers without a bias, as in AGW's code; as printed,
+    # classifiers with a bias see f^m itself
 
     fine_grained: bool = True  # FGFL; without it f^m is the global f^g
     stripes: Positive = 6  # Eq. 3
@@ -53,6 +59,9 @@ class Config:
     start_epoch: Annotated[int, Field(ge=0)] = 20  # §3.5.2: before it, L_ID and L_tri alone
     alternate: Annotated[int, Field(ge=0)] = 5  # epochs of each block; 0 takes Eq. 13 as printed,
     # with both terms in every epoch from start_epoch on
+    judge: Literal["other", "own", "shared"] = "other"  # whose fixed classifier β weighs: the other
+    # modality's (Eq. 12); two controls have as much supervision and no crossing: the modality's
+    # own, or W_id
 
 
 VARIANTS: dict[str, dict] = {
@@ -66,11 +75,16 @@ VARIANTS: dict[str, dict] = {
     # open points, read the other way
     "both-terms": {"alternate": 0},
     "global-classifiers": {"classifier_input": "global"},
+    "without-neck": {"neck": False},
+    "soft-margin": {"metric": "batch_hard_soft"},
+    "unit-triplet": {"metric": "batch_hard_unit"},
+    # controls of "beta-10": is it the crossing that helps, or more supervision?
+    **{f"beta-10-{judge}": {"beta": 10.0, "judge": judge} for judge in ("own", "shared")},
 }
 
 
 # before start_epoch not even computed: the runs of Figure 3 share their first epochs
-LATE = {"alpha": "start_epoch", "beta": "start_epoch", "alternate": "start_epoch"}
+LATE = dict.fromkeys(("alpha", "beta", "alternate", "judge"), "start_epoch")
 
 
 def phase(config: Config, epoch: int) -> tuple[bool, bool]:
@@ -92,7 +106,7 @@ class FineGrained(nn.Module):
         self.pool = GAP()
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        """(B, C, H, W) to f^0 … f^5 side by side, (B, stripes · stripe_channels) float32.
+        """(B, C, H, W) to f^0 … f^5 side by side, (B, stripes · stripe_channels).
 
         Raises
         ------
@@ -121,10 +135,23 @@ class Model(nn.Module):
             self.stripes = FineGrained(channels, config.stripes, config.stripe_channels)
             width += config.stripes * config.stripe_channels
         self.neck = BNNeck(width) if config.neck else nn.Identity()
-        self.W_id = nn.Linear(width, identities)
+        self.W_id = self._classifier(width, identities)
+        chance = 2 * math.log(identities)  # of both modalities together
+        triplet = trivial_value(config.metric, config.margin)
+        self.trivial = {"identity": chance, "triplet": triplet}
         if config.mutual:
             inputs = width if config.classifier_input == "fine" else channels
-            self.W = nn.ModuleDict({m: nn.Linear(inputs, identities) for m in MODALITIES})
+            self.W = nn.ModuleDict({m: self._classifier(inputs, identities) for m in MODALITIES})
+            self.trivial |= {"specific": config.alpha * chance, "mutual": config.beta * chance}
+
+    def _classifier(self, inputs: int, identities: int) -> nn.Linear:
+        """Behind the neck without a bias and near 0, as in AGW's code: W_v and W_t, whose weight is
+        large, then learn from the features before they change them."""
+        if not self.config.neck:
+            return nn.Linear(inputs, identities)
+        classifier = nn.Linear(inputs, identities, bias=False)
+        nn.init.normal_(classifier.weight, std=0.001)
+        return classifier
 
     def features(self, images: dict[str, torch.Tensor]) -> torch.Tensor:
         """``{modality: (B, 3, H, W)}`` to f^m (ΣB, D), its first C columns f^g (Eq. 5–8)."""
@@ -143,17 +170,22 @@ class Model(nn.Module):
         specific, mutual = phase(self.config, epoch)
         with torch.autocast(f.device.type, enabled=False):  # bfloat16 logits keep 2 or 3 digits
             f_m = dict(zip(MODALITIES, self.neck(f).chunk(2), strict=True))
-            shared = dict.fromkeys(MODALITIES, self.W_id)
+            shared, y = dict.fromkeys(MODALITIES, self.W_id), batch.identity
             terms = {
-                "identity": identity_loss(f_m, shared, batch.identity),
-                "triplet": batch_hard_triplet(f, batch.identity.repeat(2), self.config.margin),
+                "identity": identity_loss(f_m, shared, y),
+                "triplet": metric_loss(self.config.metric, f, y, self.config.margin),
             }
+            seen = f_m  # by W_v and W_t
             if self.config.classifier_input == "global":
-                f_m = {m: x[:, : self.backbone.channels] for m, x in f_m.items()}
+                seen = {m: x[:, : self.backbone.channels] for m, x in f_m.items()}
             if specific:
-                own = identity_loss(f_m, self.W, batch.identity)
-                terms["specific"] = self.config.alpha * own
+                terms["specific"] = self.config.alpha * identity_loss(seen, self.W, y)
             if mutual:
-                other = mutual_prediction_loss(f_m, self.W, batch.identity)
-                terms["mutual"] = self.config.beta * other
+                if self.config.judge == "other":
+                    judged = mutual_prediction_loss(seen, self.W, y)
+                elif self.config.judge == "own":
+                    judged = fixed_identity_loss(seen, self.W, y)
+                else:
+                    judged = fixed_identity_loss(f_m, shared, y)
+                terms["mutual"] = self.config.beta * judged
         return terms
