@@ -1,5 +1,7 @@
 """Multi-granularity attention: what stands in each branch, where, and that every variant learns."""
 
+from typing import get_args
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +9,7 @@ from torch import nn
 from reid_core.data.batches import Batch
 from reid_core.layers.attention import CBAM, MGSA, DualAttention, InBlocks, SpatialAttention
 from reid_core.layers.two_stream import MODALITIES
+from reid_core.losses.metric import Metric
 from reid_core.methods import build, configure
 from reid_core.methods.multi_granularity import SWEEPS, VARIANTS, Model
 from reid_core.train import make_optimizer
@@ -126,6 +129,7 @@ def test_settings_of_every_variant():
         "parts": 6,
         "part_channels": 256,
         "pooling": "gem",
+        "gem_p": 10.0,
         "metric": "hetero_center",
         "margin": 0.3,
         "part_metric": 2.0,
@@ -271,12 +275,35 @@ def test_recipe_of_the_paper():
     assert (run.optimizer, run.momentum, run.weight_decay) == ("sgd", 0.9, 5e-4)
     other = configure("multi_granularity", "mgsa-msam", "paper", dataset="regdb")
     assert (other.identities, other.images) == (8, 4)
+    assert (run.model["gem_p"], other.model["gem_p"]) == (3.0, 10.0)
     for method, variant in (("multi_granularity", "baseline"), ("baselines", "pcb")):
         parts = {
             kind: configure(method, variant, "paper", dataset=kind).model["part_metric"]
             for kind in ("sysu", "regdb")
         }
         assert parts == {"sysu": 1.0, "regdb": 2.0}
+
+
+@pytest.mark.parametrize("part_neck", [True, False])
+@pytest.mark.parametrize("metric", get_args(Metric))
+def test_trivial_values_are_those_of_features_that_carry_nothing(metric, part_neck, batch):
+    model = model_of("mgsa-msam", metric=metric, part_neck=part_neck).double()
+    for reduce in model.head.reduce.parameters():
+        nn.init.zeros_(reduce)
+    terms = model.losses(in_float64(batch), 0)
+    assert {k: v.item() for k, v in terms.items()} == pytest.approx(model.trivial, rel=1e-4)
+
+
+def in_float64(batch: Batch) -> Batch:
+    return Batch(batch.visible.double(), batch.infrared.double(), batch.identity)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_float64_stays_float64(variant, batch):
+    model, batch = model_of(variant).double(), in_float64(batch)
+    embedded = model.embed(batch.visible, "visible")
+    for values in (embedded, *model.losses(batch, 0).values()):
+        assert values.dtype == torch.float64 and values.isfinite().all()
 
 
 def test_terms_are_float32_under_autocast(batch):
