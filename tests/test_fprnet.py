@@ -720,7 +720,7 @@ def test_activations_of_the_heads():
 
 
 def test_the_larger_loss_wins(batch):
-    model = model_of("fprnet")
+    model = model_of("game-minimax")
     for head, expected in (("joint", [1, 0]), ("fusion", [1, 1])):
         with torch.no_grad():
             for name in ("joint", "fusion"):  # the larger loss counts: who is surely wrong

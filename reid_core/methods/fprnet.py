@@ -182,13 +182,12 @@ class Head(nn.Module):
         for before, width in pairwise((inputs, *widths)):
             if config.svd == "decorrelated":
                 layers.append(SVDLinear(before, width))
-            else:
-                layers.append(nn.Linear(before, width))
-                nn.init.kaiming_normal_(layers[-1].weight)
-            if config.svd == "linear_bn":
-                layers.append(nn.BatchNorm1d(width))
-            elif config.neck:
-                layers.append(BNNeck(width))
+                if config.neck:
+                    layers.append(BNNeck(width))
+            else:  # released; there with a bias, which the normalisation subtracts again
+                linear = nn.Linear(before, width, bias=False)
+                nn.init.kaiming_normal_(linear.weight)
+                layers += [linear, nn.BatchNorm1d(width)]
             layers.append(activation)
         if config.neck and not widths:
             layers.append(BNNeck(inputs))
