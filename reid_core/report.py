@@ -1,6 +1,8 @@
 """``python -m reid_core report``: this machine's finished runs become committed records, and the
 records become the tables that the README shows, and the list of what agrees with its paper."""
 
+from collections.abc import Mapping
+
 import pandas as pd
 from PIL import Image
 
@@ -14,7 +16,6 @@ _BASELINE = "paperdolls-sysu/baselines/two-stream/seed0"
 _FIGURES = {  # the README's and the notebooks', from below results/runs/demo, by their new names
     "people": f"{_BASELINE}/figures/people.png",
     "top10": f"{_BASELINE}/figures/top10.png",
-    "mutual_prediction-F3_beta": "figures/mutual_prediction/F3_beta.png",
     "steps": "figures/summary/steps_rank1.png",
     "benchmarks-steps": "benchmarks/steps.png",
     "benchmarks-steps-gpu": "benchmarks/steps-gpu.png",
@@ -99,6 +100,22 @@ def gap_table() -> str:
     return "\n".join(lines)
 
 
+def readme_tables(summarised: pd.DataFrame) -> dict[str, str]:
+    """Every table that the README may show, by the name in its markers."""
+    tables = {profile: readme_table(summarised, profile) for profile in ("demo", "gpu")}
+    return tables | {"untrained": gap_table()}
+
+
+def filled(text: str, tables: Mapping[str, str]) -> str:
+    """``text`` with those of ``tables`` whose markers it has, each between its own."""
+    for name, table in tables.items():
+        start, end = f"<!-- {name}:start -->\n", f"\n<!-- {name}:end -->"
+        if start in text:
+            before, rest = text.split(start)
+            text = before + start + table + end + rest.split(end)[1]
+    return text
+
+
 def write_report() -> None:
     """Writes ``summary.csv``, ``steps.csv`` and ``agreement.csv`` into ``results/reported``, and
     the README's tables, from the records."""
@@ -112,9 +129,4 @@ def write_report() -> None:
     write_atomically(REPORTED / "agreement.csv", claims["agreement"].to_csv(lineterminator="\n"))
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
-    tables = {profile: readme_table(summarised, profile) for profile in ("demo", "gpu")}
-    for name, table in (tables | {"untrained": gap_table()}).items():
-        start, end = f"<!-- {name}:start -->\n", f"\n<!-- {name}:end -->"
-        before, rest = text.split(start)
-        text = before + start + table + end + rest.split(end)[1]
-    write_atomically(readme, text)
+    write_atomically(readme, filled(text, readme_tables(summarised)))

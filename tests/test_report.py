@@ -17,10 +17,14 @@ def test_readme_and_summary_follow_the_records() -> None:
     written = pd.read_csv(REPORTED / "summary.csv")
     pd.testing.assert_frame_equal(written, summarised.round(4), check_dtype=False, atol=1e-9)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for profile in ("demo", "gpu"):
-        assert profile in set(summarised["profile"])
-        assert report.readme_table(summarised, profile) in readme
-    assert report.gap_table() in readme
+    assert all(f"<!-- {name}:start -->" in readme for name in ("demo", "untrained"))
+    assert report.filled(readme, report.readme_tables(summarised)) == readme, "run `report`"
+
+
+def test_only_the_tables_whose_markers_are_there_are_filled_in() -> None:
+    page = "a\n<!-- demo:start -->\n{}\n<!-- demo:end -->\nb\n"
+    tables = {"demo": "new", "gpu": "not shown"}
+    assert report.filled(page.format("| old |\n| old |"), tables) == page.format("new")
 
 
 def test_the_committed_verdicts_follow_the_records() -> None:
