@@ -12,6 +12,7 @@ FULL += ["fprnet/fprnet", "multi_granularity/mgsa-msam", "mrda/mrm-dam"]
 # what a network without ImageNet's weights forces, the dolls, and how many steps an epoch has
 OWN = {"weights", "lr", "backbone_lr", "optimizer", "weight_decay", "neck", "part_neck"}
 OWN |= {"part_metric", "share_from", "grayscale", "gray", "embedding", "steps"}
+OWN |= {"region_reduction"}
 
 
 @pytest.mark.parametrize(
@@ -25,7 +26,8 @@ def test_the_paper_s_recipe_in_shorter_epochs(method, variant, dataset, real):
     differing = {name for name in ours if ours[name] != theirs[name]}
     assert differing <= OWN | {"profile", "dataset", "model"}
     images = 2 * run.epochs * run.steps * run.identities * run.images
-    if real == "sysu":  # one budget; of these mrda and crossvit_csa take some twice
+    if real == "sysu" and not variant.startswith("printed"):  # one budget; mrda and crossvit_csa
+        # take some of these images twice
         assert images == pytest.approx(2 * 80 * 37 * 8 * 4, rel=0.05)
 
 
