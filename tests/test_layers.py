@@ -248,6 +248,18 @@ def test_gem_has_the_gradient_of_its_definition_and_stands_zeros():
     assert torch.isfinite(dead.grad).all()
 
 
+@pytest.mark.parametrize("p", [3.0, 10.0, 100.0])
+def test_gem_stands_high_exponents_of_small_and_large_numbers(p):
+    """In float32 as in float64: 0.00003^10 alone would be 0, and its root have no gradient."""
+    maps = torch.zeros(1, 2, 3, 4)
+    maps[0, 0, 1, 2], maps[0, 1] = 3e-5, 1000 * torch.rand(3, 4)
+    found, exact = (x.requires_grad_() for x in (maps.clone(), maps.double()))
+    for x in (found, exact):
+        GeM(p)(x).sum().backward()
+    torch.testing.assert_close(GeM(p)(found).double(), GeM(p)(exact), rtol=1e-5, atol=0)
+    torch.testing.assert_close(found.grad.double(), exact.grad, rtol=1e-4, atol=1e-7)
+
+
 def test_the_exponent_of_gem_cannot_die():
     """A learned one fell below 1 in the warm-up of a training, and stayed there: an average."""
     assert not list(GeM().parameters()) and GeM().p == 3

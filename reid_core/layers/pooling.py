@@ -25,8 +25,11 @@ class GeM(nn.Module):
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) to (B, C), at least float32: powers are too coarse in bfloat16."""
-        powers = at_least_float32(maps).clamp(min=1e-6).pow(self.p)
-        return powers.mean(dim=(2, 3)).pow(1 / self.p)
+        x = at_least_float32(maps).clamp(min=1e-6)
+        # a high power of a small number is 0 in float32; of its share in the largest one it is not
+        largest = x.detach().amax(dim=(2, 3), keepdim=True)
+        shares = (x / largest).pow(self.p).mean(dim=(2, 3)).pow(1 / self.p)
+        return largest[:, :, 0, 0] * shares
 
     def extra_repr(self) -> str:
         return f"p={self.p:g}"
