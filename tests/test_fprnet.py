@@ -409,7 +409,7 @@ def test_float64_stays(variant, batch):
 def test_embedding_needs_one_picture_of_one_modality(variant, batch):
     """It is what the classifier of single pictures sees."""
     model = model_of(variant).eval()
-    head, seen = model.heads["joint" if model.config.joint == "batch" else "domain"], []
+    head, seen = model.heads["domain" if "domain" in model.heads else "joint"], []
     head.classifier.register_forward_hook(lambda *call: seen.append(call[1][0]))
     with torch.inference_mode():
         model.losses(batch, 5)
@@ -420,6 +420,21 @@ def test_embedding_needs_one_picture_of_one_modality(variant, batch):
     torch.testing.assert_close(one, together[11:12])
     channels = 256 if model.config.svd_layers == 0 else 32
     assert together.shape == (16, channels)
+
+
+@pytest.mark.parametrize("variant", ["fprnet", "released", "without-joint", "joint-channels"])
+def test_what_retrieval_uses_learns_whoever_wins(variant, batch):
+    """Else, where the fusion block wins every batch, an untrained head would embed."""
+    model = model_of(variant, game="minimax")
+    with torch.no_grad():  # fusion is surely wrong, so its loss is L_ri
+        model.heads["fusion"].classifier.bias[0] = 1e4
+    sum(model.losses(batch, 1).values()).backward()
+    learnable = {n: p for n, p in model.heads.named_parameters() if p.requires_grad}
+    learned = {n for n, p in learnable.items() if p.grad.abs().sum() > 0}
+    model.zero_grad()
+    model.eval().embed(batch.visible, "visible").sum().backward()
+    used = {n for n, p in learnable.items() if p.grad is not None}
+    assert used and used <= learned
 
 
 def test_enlarging_a_block_copies_it():

@@ -9,9 +9,9 @@
   Each head begins with SVDNet's decorrelated layer.
 
 r is visible, i is infrared. Retrieval embeds one image of one modality. It never needs an image of
-the other modality. It uses the IR-RGB block's head where that judges images one by one (the
-default), else the single modalities' head. Notebook 13 lists the open points of the paper, what is
-done by default, and how to switch.
+the other modality. It uses the head of L_r and L_i, as the released code does, because that head
+learns from every batch, whoever wins the game. Notebook 13 lists the open points of the paper, what
+is done by default, and how to switch.
 """
 
 import math
@@ -262,9 +262,9 @@ class Model(nn.Module):
         compared by cosine."""
         block = self.pool(self.backbone({modality: images}))
         with torch.autocast(block.device.type, enabled=False):
-            if self.config.joint == "batch":
-                return self.heads["joint"].layers(block)
-            return self.heads["domain"].layers(self.alone(block))
+            if "domain" in self.heads:
+                return self.heads["domain"].layers(self.alone(block))
+            return self.heads["joint"].layers(block)
 
     def losses(self, batch: Batch, epoch: int) -> dict[str, torch.Tensor]:
         """The terms of Eq. 8 that the configuration has: λ1·L_ri as ``joint``, λ2·L_r as
