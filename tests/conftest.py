@@ -6,6 +6,9 @@ from pathlib import Path
 # What is promised to the bit is promised of a CPU: a GPU has a part in the tests only if it is
 # named, CUDA_VISIBLE_DEVICES=0. Before torch looks for one.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+# Tiny networks gain nothing from a second thread, and beside other work they wait for it. Processes
+# that tests start, such as notebooks' kernels, inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
@@ -23,12 +26,6 @@ def own_folders(tmp_path_factory):
         patch.setenv("REID_DATA", str(tmp_path_factory.mktemp("data")))
         patch.setenv("REID_RESULTS", str(tmp_path_factory.mktemp("results")))
         yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    """Tiny networks gain nothing from a second thread, and beside other work they wait for it."""
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
