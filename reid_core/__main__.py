@@ -29,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     _add_pack(data_commands)
     _add_reproduce(commands)
     _add_train(commands)
+    _add_import(commands)
     _add_report(commands)
     _add_site(commands)
     options = parser.parse_args(arguments)
@@ -225,8 +226,6 @@ def _train(options: argparse.Namespace) -> int:
     from reid_core import distributed
     from reid_core.config import read_profile
     from reid_core.methods import configure, named
-    from reid_core.retrieval.features import measure
-    from reid_core.retrieval.metrics import HEADLINE
     from reid_core.train import fit
 
     own = read_profile(options.profile).get("dataset", "paperdolls-sysu")
@@ -236,10 +235,41 @@ def _train(options: argparse.Namespace) -> int:
     first = distributed.rank() == 0
     distributed.leave()
     if first:
-        for result in measure(trained)["results"]:
-            setting = f"{result['mode']}, gallery {result['gallery']}, {result['shots']}-shot:"
-            print(setting, *(f"{m} {100 * result[m]:.1f} %" for m in HEADLINE))
+        _print_results(trained)
     return 0
+
+
+def _add_import(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "import",
+        help="measure a checkpoint that others have trained",
+        description="Turns a checkpoint of AGW's released code into a run like any other, and "
+        "measures it under every protocol. Nothing is trained.",
+    )
+    parser.add_argument("code", choices=["agw"], help="whose code has made it")
+    parser.add_argument("file", type=Path, metavar="FILE", help="the checkpoint")
+    parser.add_argument("--dataset", default="sysu", help="it was trained on [sysu]")
+    parser.add_argument("--data", type=Path, metavar="PATH", help="its folder [data/DATASET]")
+    parser.add_argument("--trial", type=int, default=1, help="of RegDB's ten [1]")
+    parser.set_defaults(run=_import)
+
+
+def _import(options: argparse.Namespace) -> int:
+    from reid_core.released import import_agw
+    from reid_core.train import fit
+
+    run = import_agw(options.file, options.dataset, options.data, options.trial)
+    _print_results(fit(run, options.data))
+    return 0
+
+
+def _print_results(trained: Any) -> None:
+    from reid_core.retrieval.features import measure
+    from reid_core.retrieval.metrics import HEADLINE
+
+    for result in measure(trained)["results"]:
+        setting = f"{result['mode']}, gallery {result['gallery']}, {result['shots']}-shot:"
+        print(setting, *(f"{m} {100 * result[m]:.1f} %" for m in HEADLINE))
 
 
 def _mapping(text: str) -> dict[str, Any]:

@@ -41,6 +41,8 @@ def report(history: pd.DataFrame, trivial: Mapping[str, float]) -> dict[str, Any
     (batches in which a person was, on average), ``spread``, ``terms`` ({name: [mean, trivial
     value]}) and ``ill``, the sentences of what is wrong, empty for a healthy run."""
     last = history.iloc[-1]
+    if pd.isna(last["spread"]):  # others have trained it
+        return {"terms": {}, "ill": []}
     terms = {
         name: [float(value), trivial[name]]
         for name, value in last.items()

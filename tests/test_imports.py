@@ -18,6 +18,7 @@ ORDER = [
     ("progress", "checkpoint", "health"),
     ("superres", "shared_start"),
     ("train",),
+    ("released",),
     ("retrieval",),
     ("figures", "comparisons"),
     ("ranked",),

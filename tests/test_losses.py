@@ -12,6 +12,7 @@ from reid_core.losses.triplet import (
     adaptive_weighted_triplet,
     batch_hard_triplet,
     pairwise_distance,
+    released_weighted_triplet,
     soft_batch_hard_triplet,
     weighted_regularised_triplet,
 )
@@ -21,6 +22,7 @@ EQUAL = {
     batch_hard_triplet: 0.3,
     soft_batch_hard_triplet: math.log(2),
     weighted_regularised_triplet: math.log(2),
+    released_weighted_triplet: math.log(2),
     adaptive_weighted_triplet: 1.0,
 }
 LOSSES = list(EQUAL)
@@ -56,6 +58,25 @@ def test_batch_hard_equals_a_double_loop(batch):
     assert found.item() == pytest.approx(total / len(identity), rel=1e-12)
 
 
+def test_released_weights_equal_a_double_loop_and_forget_far_negatives(batch):
+    features, identity = batch
+    for scale in (1.0, 100.0):
+        total = gone = 0.0
+        for anchor in range(len(identity)):
+            positives, negatives = naive_distances(scale * features, identity, anchor)
+            positives.append(0.0)  # the anchor itself
+            top = max(positives)
+            of_p = [math.exp(d - top) for d in positives]
+            of_n = [math.exp(-d) for d in negatives]
+            far = sum(w * d for w, d in zip(of_p, positives, strict=True)) / (sum(of_p) + 1e-6)
+            near = sum(w * d for w, d in zip(of_n, negatives, strict=True)) / (sum(of_n) + 1e-6)
+            total += math.log1p(math.exp(far - near))
+            gone += near < 0.01 * min(negatives)
+        found = released_weighted_triplet(scale * features, identity)
+        assert found.item() == pytest.approx(total / len(identity), rel=1e-9)
+        assert gone == (len(identity) if scale == 100.0 else 0), "beyond 14 none pushes"
+
+
 def test_soft_batch_hard_equals_a_double_loop(batch):
     features, identity = batch
     total = 0.0
@@ -81,6 +102,7 @@ def test_every_metric_loss_by_name(metric):
         "batch_hard_unit": batch_hard_triplet(unit, both, 0.7),
         "batch_hard_soft": soft_batch_hard_triplet(features, both),
         "weighted_regularised": weighted_regularised_triplet(features, both),
+        "weighted_released": released_weighted_triplet(features, both),
         "hetero_center": hetero_center_triplet(features[:4], features[4:], identity, 0.7),
     }[metric]
     assert torch.equal(metric_loss(metric, features, identity, 0.7), expected)
@@ -214,8 +236,10 @@ def test_batch_without_a_positive_or_a_negative_is_refused(loss, identity):
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_well_separated_identities_cost_nothing(loss):
+    """But for the released form, which no longer sees negatives that far away."""
     features = torch.tensor([[0.0], [0.0], [50.0], [50.0]])
-    assert loss(features, torch.tensor([0, 0, 1, 1])).item() == pytest.approx(0, abs=1e-6)
+    cost = math.log(2) if loss is released_weighted_triplet else 0
+    assert loss(features, torch.tensor([0, 0, 1, 1])).item() == pytest.approx(cost, abs=1e-6)
 
 
 def test_distances_keep_their_digits_far_from_the_origin_and_under_autocast():

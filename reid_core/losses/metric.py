@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from reid_core.losses.hetero_center import hetero_center_triplet
 from reid_core.losses.triplet import (
     batch_hard_triplet,
+    released_weighted_triplet,
     soft_batch_hard_triplet,
     weighted_regularised_triplet,
 )
@@ -18,6 +19,7 @@ Metric = Literal[
     "batch_hard_unit",  # the same of features of length 1, which cannot be shrunk
     "batch_hard_soft",  # softplus in place of hinge and margin: it never stops pulling and pushing
     "weighted_regularised",
+    "weighted_released",  # the same as AGW's released code computes it
     "hetero_center",
 ]
 
@@ -32,6 +34,8 @@ def metric_loss(
     both = identity.repeat(2)
     if metric == "weighted_regularised":
         return weighted_regularised_triplet(features, both)
+    if metric == "weighted_released":
+        return released_weighted_triplet(features, both)
     if metric == "batch_hard_soft":
         return soft_batch_hard_triplet(features, both)
     if metric == "batch_hard_unit":
@@ -41,5 +45,5 @@ def metric_loss(
 
 def trivial_value(metric: Metric, margin: float) -> float:
     """The loss of features that are all one point, and so tell nobody apart: the margin, or ln 2
-    for the two losses that have none."""
-    return math.log(2) if metric in ("batch_hard_soft", "weighted_regularised") else margin
+    for the losses that have none."""
+    return margin if metric in ("batch_hard", "batch_hard_unit", "hetero_center") else math.log(2)

@@ -81,6 +81,25 @@ def weighted_regularised_triplet(features: torch.Tensor, identity: torch.Tensor)
     return F.softplus(_weighted_gap(features, identity)).mean()
 
 
+def released_weighted_triplet(features: torch.Tensor, identity: torch.Tensor) -> torch.Tensor:
+    """`weighted_regularised_triplet` as AGW's released code computes it (Ye et al., 2021).
+
+    It differs in two things. The anchor counts among its own positives, at distance 0. And 1e-6 is
+    added to each sum of exponentials before it divides: w_n = exp(−d_an) / (Σ exp(−d_an) + 1e-6).
+    Where all negatives are farther than about 14 the sum is smaller than that, so their weights
+    vanish: negatives no longer push, and the loss only pulls positives together. ``features``,
+    ``identity`` and errors as there.
+    """
+    distance = pairwise_distance(features, features)
+    _pairs(identity)  # for its error
+    same = identity[:, None] == identity[None, :]
+    furthest = distance.masked_fill(~same, 0).amax(1, keepdim=True)  # for exponentials below 1
+    of_positives = (distance - furthest).masked_fill(~same, -torch.inf).exp()
+    of_negatives = (-distance).masked_fill(same, -torch.inf).exp()
+    weight_p, weight_n = (w / (w.sum(1, keepdim=True) + 1e-6) for w in (of_positives, of_negatives))
+    return F.softplus((weight_p * distance).sum(1) - (weight_n * distance).sum(1)).mean()
+
+
 def adaptive_weighted_triplet(
     features: torch.Tensor, identity: torch.Tensor, margin: float = 1.0, hinge: bool = True
 ) -> torch.Tensor:

@@ -66,6 +66,8 @@ VARIANTS: dict[str, dict] = {
     "two-stream": {},
     "two-stream-wrt": {"metric": "weighted_regularised"},
     "agw": {"metric": "weighted_regularised", "pooling": "gem", "non_local": "half"},
+    # what its released code computes, where that differs from its paper
+    "agw-released": {"metric": "weighted_released", "pooling": "gem", "non_local": "one"},
     "pcb": {
         "metric": "hetero_center",
         "pooling": "gem",
