@@ -128,15 +128,15 @@ def test_phases_of_the_papers_schedule():
         assert active[20 + 5 * block : 25 + 5 * block] == [expected] * 5
 
 
-def test_phases_of_demo_are_the_papers_in_small():
-    """The mutual terms begin after a quarter of the epochs and have twelve blocks."""
-    demo = configure("mutual_prediction", "fgfl-cmimpl", "demo")
-    paper = configure("mutual_prediction", "fgfl-cmimpl", "paper")
-    shares = []
-    for run in (demo, paper):
-        start, block = run.model["start_epoch"], run.model["alternate"]
-        shares.append((start / run.epochs, (run.epochs - start) / block))
-    assert shares == [(1 / 4, 6), (1 / 4, 12)]  # demo has 8 epochs, the paper 80
+@pytest.mark.parametrize("profile", ["demo", "gpu", "paper"])
+def test_mutual_terms_have_the_papers_share_of_the_epochs(profile):
+    """A quarter without them, then both in as many epochs."""
+    run = configure("mutual_prediction", "fgfl-cmimpl", profile)
+    config = model_of("fgfl-cmimpl", profile, weights="none", backbone="resnet10_half").config
+    active = [phase(config, epoch) for epoch in range(run.epochs)]
+    found = [active.count(turn) / run.epochs for turn in ((True, False), (False, True))]
+    assert found == [3 / 8, 3 / 8]
+    assert active.index((True, False)) == run.epochs / 4
 
 
 def test_literal_sum_of_equation_13():
@@ -331,17 +331,18 @@ def test_classifiers_of_the_neck_and_of_the_literal_reading():
 @pytest.mark.parametrize(
     "variant, metric",
     [
-        ("fgfl", "batch_hard"),
+        ("batch-hard", "batch_hard"),
         ("soft-margin", "batch_hard_soft"),
         ("unit-triplet", "batch_hard_unit"),
     ],
 )
 def test_metric_of_the_triplet_term(variant, metric, batch):
-    paper = configure("mutual_prediction", variant, "paper").model
-    assert (paper["metric"], paper["margin"]) == (metric, 0.3)
-    model = model_of(variant, metric=metric).eval()
+    """In ``demo`` too, whose default is another one."""
+    visible, infrared = (x.repeat(1, 1, 2, 2) for x in batch.images.values())
+    large = Batch(visible, infrared, batch.identity)
+    model = model_of(variant, "demo").eval()
     with torch.no_grad():
-        found, f = model.losses(batch, 0)["triplet"], model.features(batch.images)
+        found, f = model.losses(large, 0)["triplet"], model.features(large.images)
     torch.testing.assert_close(found, metric_loss(metric, f, batch.identity, 0.3))
 
 

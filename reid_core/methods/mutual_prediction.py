@@ -76,6 +76,7 @@ VARIANTS: dict[str, dict] = {
     "both-terms": {"alternate": 0},
     "global-classifiers": {"classifier_input": "global"},
     "without-neck": {"neck": False},
+    "batch-hard": {"metric": "batch_hard"},  # in demo, which has another one
     "soft-margin": {"metric": "batch_hard_soft"},
     "unit-triplet": {"metric": "batch_hard_unit"},
     # controls of "beta-10": is it the crossing that helps, or more supervision?
