@@ -22,7 +22,8 @@ _EVALUATION = (*_VARIANT, "protocol", "mode", "gallery", "shots")
 def table(profile: str = "*", *, records_only: bool = False) -> pd.DataFrame:
     """Every finished run, one row per evaluation: this machine's own runs first, for the others
     the committed records; the column ``source`` ("run" or "record") says which, and ``settings``
-    (JSON) is all that seeds and trials of one variant have in common. Records of a variant that has
+    (JSON) is all that seeds and trials of one variant have in common, and ``ill`` says whether its
+    training failed in some way (see ``health``). Records of a variant that has
     runs with other settings here are left out: the two cannot be averaged. So are runs that were
     measured on validation identities. With ``records_only`` this machine's runs are not looked
     at."""
@@ -74,18 +75,19 @@ def require_alike(runs: pd.DataFrame) -> None:
 def averaged(runs: pd.DataFrame) -> pd.DataFrame:
     """Over seeds (and RegDB's trials), for each evaluation of a variant in ``runs`` (see `table`):
     the mean of every measure as a fraction, its standard deviation (of the sample, suffix
-    ``_std``), the number ``runs``, and the ``settings`` and sources. Raises as `require_alike`
-    does."""
+    ``_std``), the number ``runs``, how many of them are ``ill``, and the ``settings`` and sources.
+    Raises as `require_alike` does."""
     if runs.empty:
         columns = [*_EVALUATION, "runs", *METRICS, *(f"{m}_std" for m in METRICS)]
-        return pd.DataFrame(columns=[*columns, "settings", "source"])
+        return pd.DataFrame(columns=[*columns, "ill", "settings", "source"])
     require_alike(runs)
     grouped = runs.groupby(list(_EVALUATION), sort=False)
     mean = grouped[list(METRICS)].mean()
     spread = grouped[list(METRICS)].std(ddof=1).add_suffix("_std")
     settings = grouped["settings"].first()
     source = grouped["source"].agg(lambda values: " and ".join(sorted(set(values))))
-    columns = [grouped.size().rename("runs"), mean, spread, settings, source]
+    ill = grouped["ill"].sum()
+    columns = [grouped.size().rename("runs"), mean, spread, ill, settings, source]
     return pd.concat(columns, axis=1).reset_index()
 
 
@@ -96,6 +98,7 @@ def _evaluations(path: Path) -> list[dict[str, Any]]:
         if not of_test(content):
             return []
         run = {key: content["config"][key] for key in _RUN} | {"settings": _common(content)}
+        run["ill"] = bool(content.get("health", {}).get("ill"))
         return [run | result for result in content["results"]]
     except (KeyError, TypeError) as error:
         raise records.damaged(path, error) from None

@@ -140,10 +140,11 @@ def _spread(found: pd.DataFrame, metric: str) -> str:
 
 
 def percent(row: Mapping[str, Any], metric: str) -> str:
-    """The mean and, of several runs, the deviation of ``metric``: "41.2 ± 3.7"."""
+    """The mean and, of several runs, the deviation of ``metric``: "41.2 ± 3.7"; with a dagger, "†",
+    where a run among them is ill (see ``health``)."""
     deviation = row[f"{metric}_std"]
     spread = "" if pd.isna(deviation) else f" ± {100 * deviation:.1f}"
-    return f"{100 * row[metric]:.1f}{spread}"
+    return f"{100 * row[metric]:.1f}{spread}{' †' if row['ill'] else ''}"
 
 
 def listed(runs: pd.DataFrame, variants: list[str]) -> pd.DataFrame:

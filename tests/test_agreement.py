@@ -142,7 +142,9 @@ def table(*rows: tuple[str, str, int, float], mode: str = "all") -> pd.DataFrame
         line = dict.fromkeys(("rank1", "rank5", "rank10", "rank20", "mAP", "mINP"), rank1)
         line |= {"profile": "demo", "dataset": "d", "method": method, "variant": variant}
         line |= {"seed": seed, "trial": 1, "protocol": "sysu", "mode": mode, "gallery": "agw"}
-        lines.append(line | {"shots": 1, "settings": '{"model": {}}', "source": "run"})
+        lines.append(
+            line | {"shots": 1, "ill": False, "settings": '{"model": {}}', "source": "run"}
+        )
     return pd.DataFrame(lines)
 
 

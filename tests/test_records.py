@@ -224,7 +224,7 @@ def test_two_runs_that_differ_are_refused_also_with_an_older_one_between(run):
     settings = ['{"of_old": 1}', "{}", '{"of_old": 2}']
     variant = {"profile": "smoke", "dataset": "d", "method": "m", "variant": "v"}
     rows = [
-        variant | {"seed": s, "trial": 1, "source": "run", "settings": x}
+        variant | {"seed": s, "trial": 1, "ill": False, "source": "run", "settings": x}
         for s, x in enumerate(settings)
     ]
     results.require_alike(pd.DataFrame(rows[:2]))

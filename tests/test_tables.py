@@ -146,7 +146,13 @@ def runs(monkeypatch) -> pd.DataFrame:
         settings = json.dumps({k: v for k, v in config.items() if k != "seed"})
         row = dict.fromkeys(("rank5", "rank10", "rank20", "mAP", "mINP"), 0.2) | {"rank1": rank1}
         row |= {"profile": "demo", "dataset": "paperdolls-sysu", "method": "m", "trial": 1}
-        row |= {"variant": variant, "seed": seed, "settings": settings, "source": "run"}
+        row |= {
+            "variant": variant,
+            "seed": seed,
+            "ill": False,
+            "settings": settings,
+            "source": "run",
+        }
         row |= {"protocol": "sysu", "mode": "all"}
         rows += [row | {"gallery": "agw", "shots": 1}, row | {"gallery": "official", "shots": 10}]
     monkeypatch.setattr(tables.results, "table", lambda profile: pd.DataFrame(rows))
@@ -195,6 +201,15 @@ def test_listed_keeps_its_order_and_shows_dashes(runs):
     assert table["rank1"].tolist() == ["30.0", "—", "45.0 ± 7.1"]
     assert table["runs"].tolist() == [1, 0, 2]
     assert table.index.tolist() == ["m/b", "m/d", "m/a"]
+
+
+def test_a_row_with_an_ill_run_has_a_dagger(monkeypatch, runs):
+    """One of two seeds is enough; rows without one have none."""
+    every = tables.results.table("demo")
+    sick = every.assign(ill=(every["variant"] == "a") & (every["seed"] == 1))
+    monkeypatch.setattr(tables.results, "table", lambda profile: sick)
+    cells = listed(measured("demo"), ["m/a", "m/b"])["rank1"]
+    assert cells.tolist() == ["45.0 ± 7.1 †", "30.0"]
 
 
 def test_sweep_is_ordered_by_its_setting(runs):
