@@ -10,13 +10,18 @@ from reid_core.train import make_optimizer, train_step
 
 EVERY = [(method, variant) for method, module in METHODS.items() for variant in module.VARIANTS]
 EPOCHS, STEPS = 4, 8  # smoke's phases take one epoch each, of at most four kinds
-RATES = {"crossvit_csa": 0.001}  # of Adam
+CHANGES = {
+    "crossvit_csa": {"lr": 0.001},  # of Adam
+    # of the paper's game the head that leads goes on leading; here each of the two shall learn
+    "fprnet": {"game": "minimax"},
+    "mutual_prediction": {"clip": 1.0},  # α and β reach 70 and 100
+}
 
 
 @pytest.mark.parametrize("method, variant", EVERY)
 def test_every_parameter_learns_and_no_term_stays_trivial(method, variant, batch):
     """On one batch, at smoke's size. A parameter counts once it had a gradient and has moved."""
-    run = configure(method, variant, "smoke", {"warmup": 0, "lr": RATES.get(method, 0.02)})
+    run = configure(method, variant, "smoke", {"warmup": 0, "lr": 0.02} | CHANGES.get(method, {}))
     torch.manual_seed(0)
     model = build(run, 4)
     before = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
