@@ -195,7 +195,9 @@ def test_unknown_names_are_refused_with_the_choices():
         configure("agw", "two-stream")
     with pytest.raises(ConfigError, match=r"variant of baselines: found 'x', .*two-stream"):
         configure("baselines", "x")
-    with pytest.raises(ConfigError, match=r"profile: found 'x', expected one of: demo, gpu, paper"):
+    with pytest.raises(
+        ConfigError, match=r"profile: found 'x', expected one of: demo, gpu, imported"
+    ):
         configure("baselines", "two-stream", "x")
     with pytest.raises(ConfigError, match=r"overrides: unknown setting 'p'.*margin.*milestones"):
         configure("baselines", "two-stream", overrides={"p": 1})
@@ -221,7 +223,7 @@ def test_profile_of_another_form_is_refused(monkeypatch, tmp_path, content):
 
 
 def test_profiles():
-    assert PROFILE_NAMES == ["demo", "gpu", "paper", "smoke"]
+    assert PROFILE_NAMES == ["demo", "gpu", "imported", "paper", "smoke"]
     assert read_profile("paper")["overrides"] == {}
 
 
