@@ -11,7 +11,7 @@ FULL = ["baselines/agw", "mutual_prediction/fgfl-cmimpl", "crossvit_csa/ta-cross
 FULL += ["fprnet/fprnet", "multi_granularity/mgsa-msam", "mrda/mrm-dam"]
 # what a network without ImageNet's weights forces, the dolls, and how many steps an epoch has
 OWN = {"weights", "lr", "backbone_lr", "optimizer", "weight_decay", "neck", "part_neck"}
-OWN |= {"part_metric", "share_from", "grayscale", "gray", "embedding", "steps"}
+OWN |= {"clip", "part_metric", "share_from", "grayscale", "gray", "embedding", "steps"}
 OWN |= {"region_reduction"}
 
 
