@@ -37,17 +37,15 @@ def spread(model: nn.Module, batch: Batch, precision: str) -> float:
 
 
 def report(history: pd.DataFrame, trivial: Mapping[str, float]) -> dict[str, Any]:
-    """What a run's record says of its training, by the last epoch of its ``history``: ``visits``
-    (batches in which a person was, on average), ``spread``, ``terms`` ({name: [mean, trivial
-    value]}) and ``ill``, the sentences of what is wrong, empty for a healthy run."""
+    """What a run's record says of its training, by its ``history``: ``visits`` (batches in which a
+    person was, on average), the last ``spread``, ``terms`` ({name: [mean, trivial value]}, each of
+    the last epoch that has it) and ``ill``, the sentences of what is wrong, empty for a healthy
+    run."""
     last = history.iloc[-1]
     if pd.isna(last["spread"]):  # others have trained it
         return {"terms": {}, "ill": []}
-    terms = {
-        name: [float(value), trivial[name]]
-        for name, value in last.items()
-        if name in trivial and pd.notna(value)
-    }
+    known = [name for name in history if name in trivial]
+    terms = {name: [float(history[name].dropna().iloc[-1]), trivial[name]] for name in known}
     ill = [
         f"{name} {value:.3g} is not below its trivial value {least:.3g}"
         for name, (value, least) in terms.items()

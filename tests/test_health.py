@@ -40,11 +40,12 @@ def test_spread_of_one_feature_for_all_images_is_zero(batch):
 def test_report_names_dead_terms_and_collapse():
     last = {"epoch": 2, "lr": 0.1, "identity": 1.5, "triplet": 0.3, "total": 1.8}
     last |= {"spread": 0.5, "visits": 4.0, "seconds": 1.0, "mutual": math.nan}
-    history = pd.DataFrame([last | {"identity": 9.0}, last])
+    history = pd.DataFrame([last | {"identity": 9.0, "mutual": 3.0}, last])
     trivial = {"identity": math.log(900), "triplet": 0.3, "mutual": 5.0}
     found = health.report(history, trivial)
     assert found["visits"] == 4 and found["spread"] == 0.5
-    assert found["terms"] == {"identity": [1.5, math.log(900)], "triplet": [0.3, 0.3]}
+    expected = {"identity": [1.5, math.log(900)], "triplet": [0.3, 0.3]}
+    assert found["terms"] == expected | {"mutual": [3.0, 5.0]}, "of the last epoch that had it"
     assert found["ill"] == ["triplet 0.3 is not below its trivial value 0.3"]
     alike = pd.DataFrame([last | {"spread": 0.001, "triplet": 0.1}])
     assert health.report(alike, trivial)["ill"] == ["collapsed: spread of features 0.001"]
