@@ -213,7 +213,7 @@ def test_parts_against_loops(part_neck, batch):
         for n in range(3):  # rows of the smoke profile's map
             pooled = maps[:, :, n].clamp(min=1e-6).pow(3).mean(-1).pow(1 / 3)
             conv, norm = (head.reduce[n], head.necks[n]) if part_neck else head.reduce[n][:2]
-            x = pooled @ conv.weight.T + conv.bias
+            x = pooled @ conv.weight.T
             normed = (x - norm.running_mean) / (norm.running_var + 1e-5).sqrt()
             normed = normed * norm.weight + norm.bias
             judged.append(normed if part_neck else normed.clamp(min=0))
@@ -238,7 +238,7 @@ def test_a_neck_keeps_what_the_triplets_shrink(batch):
     with torch.no_grad():
         before = model.losses(batch, 0)["identity"]
         for conv in model.head.reduce:
-            conv.weight.mul_(1e-3), conv.bias.mul_(1e-3)
+            conv.weight.mul_(1e-3)
         for norm in model.head.necks:
             norm.eps *= 1e-6
         torch.testing.assert_close(model.losses(batch, 0)["identity"], before, rtol=1e-3, atol=0)

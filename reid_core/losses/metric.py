@@ -46,4 +46,5 @@ def metric_loss(
 def trivial_value(metric: Metric, margin: float) -> float:
     """The loss of features that are all one point, and so tell nobody apart: the margin, or ln 2
     for the losses that have none."""
-    return margin if metric in ("batch_hard", "batch_hard_unit", "hetero_center") else math.log(2)
+    without = ("batch_hard_soft", "weighted_regularised", "weighted_released")
+    return math.log(2) if metric in without else margin
