@@ -6,11 +6,17 @@ OUT := results/runs/$(PROFILE)
 
 .PHONY: demo test lint install reproduce site
 
+# what the demo needs; the tests' extras come with `make test`, and the pages' with `make site`
 install: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
+	@echo "installing into .venv: PyPI's torch brings CUDA's libraries, some 3 GB to download, 6 GB on disk"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+.venv/installed-%: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$*]'
 	touch $@
 
 demo: install
@@ -28,12 +34,12 @@ reproduce: install
 	$(BIN)/python -m reid_core reproduce --profile $(PROFILE)
 
 # the README and the executed notebooks as pages that open without network; trains what is missing
-site: install
+site: .venv/installed-site
 	$(BIN)/python -m reid_core site --profile $(PROFILE)
 
-test: install
+test: .venv/installed-test
 	$(BIN)/pytest -n auto
 
-lint: install
+lint: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
