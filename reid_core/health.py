@@ -44,7 +44,7 @@ def report(history: pd.DataFrame, trivial: Mapping[str, float]) -> dict[str, Any
     last = history.iloc[-1]
     if pd.isna(last["spread"]):  # others have trained it
         return {"terms": {}, "ill": []}
-    known = [name for name in history if name in trivial]
+    known = [name for name in history if name in trivial and history[name].notna().any()]
     terms = {name: [float(history[name].dropna().iloc[-1]), trivial[name]] for name in known}
     ill = [
         f"{name} {value:.3g} is not below its trivial value {least:.3g}"

@@ -14,6 +14,11 @@ from reid_core.retrieval.features import measure
 from reid_core.train import fit
 
 
+@pytest.fixture(autouse=True)
+def own_results(monkeypatch, tmp_path):
+    monkeypatch.setenv("REID_RESULTS", str(tmp_path))
+
+
 class Fixed(nn.Module):
     """Embeds an image as its first row's red numbers."""
 
