@@ -125,7 +125,7 @@ def import_agw(
     DatasetError
         The dataset is missing or defective.
     RunError
-        The run's folder already holds other settings or data.
+        The run's folder already holds other settings or data, or another file's results.
     """
     state = renamed(read_released(path))
     variant = "agw-released" if any(".theta." in name for name in state) else "two-stream"
@@ -147,6 +147,14 @@ def import_agw(
         raise ConfigError(f"{shown(path)}: does not fit baselines/{variant}: {reason} …") from None
     folder = records.open_folder(run, fingerprint(index, root), torch.device("cpu"))
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    if already := records.finished(run):  # its numbers are of one file, and stay that file's
+        if already["imported"]["sha256"] != sha256:
+            raise records.RunError(
+                f"{shown(folder)}: holds the results of another file, "
+                f"{already['imported']['file']}. Move that folder elsewhere, or name another "
+                "folder for results with REID_RESULTS."
+            )
+        return run
     params = records.read_json(folder / "params.json")
     write_json(folder / "params.json", params | {"imported": {"file": path.name, "sha256": sha256}})
     nothing = {"epoch": 1, "lr": 0.0, "total": float("nan"), "spread": float("nan")}

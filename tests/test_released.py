@@ -122,6 +122,10 @@ def test_a_checkpoint_becomes_a_run_that_is_measured_and_named(tmp_path, monkeyp
     content = records.finished(run)
     assert content["imported"]["file"] == "agw.t" and len(content["imported"]["sha256"]) == 64
     assert content["health"] == {"terms": {}, "ill": []}
+    torch.save(checkpoint_of(paper("agw-released", people), epoch=8), tmp_path / "other.t")
+    with pytest.raises(records.RunError, match=r"results of another file, agw\.t"):
+        import_agw(tmp_path / "other.t", "paperdolls-tiny")
+    assert records.finished(import_agw(tmp_path / "agw.t", "paperdolls-tiny")) == content
     trained = fit(run)
     expected = paper("agw-released", people).state_dict()
     found = trained.model.state_dict()
